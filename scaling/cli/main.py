@@ -1,0 +1,49 @@
+"""The `scaling` command: parses arguments, calls one command, turns mistakes into one line and an exit code.
+
+Exit codes: 0 success, 1 a failure, 2 the user's mistake, 3 runs failed and remain undone.
+"""
+
+import argparse
+import os
+import sys
+
+from scaling import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands; each module registers its own."""
+    from scaling.cli import laws_commands, runs_commands
+
+    top = argparse.ArgumentParser(
+        prog="scaling",
+        description="Train grids of model size x data size, fit scaling laws with honest intervals, see what to train next.",
+        epilog="Start here: scaling run sweeps/quickstart.toml      (docs/sweeps.md explains every key of a sweep file)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"scaling {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    runs_commands.add_parsers(commands)
+    laws_commands.add_parsers(commands)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing is lost; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `scaling query ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if type(error).__name__ != "UserError":
+            raise
+        print(f"scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Commands that make runs: plan, run, worker, status, clean."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+EXAMPLES = {
+    "plan": "scaling plan sweeps/quickstart.toml",
+    "run": "scaling run sweeps/quickstart.toml --workers 2",
+    "worker": "scaling worker results/quickstart",
+    "status": "scaling status results/quickstart",
+    "clean": "scaling clean results/quickstart --delete",
+}
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    """Register this module's commands."""
+
+    def add(name: str, function, summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}")
+        made.set_defaults(run=function)
+        return made
+
+    plan = add("plan", plan_command, "show what a sweep would run: parameters, tokens, FLOPs, estimated time")
+    run = add("run", run_command, "train what is missing, then fit, plot and report; safe to interrupt and to repeat")
+    for made in (plan, run):
+        made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
+        made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
+        made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    run.add_argument("--retry", choices=["failed"], help="try runs again that failed or diverged")
+    worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
+    worker.add_argument("results", metavar="RESULTS", type=Path)
+    worker.add_argument("--cpu", type=int, default=None, help="pin to this core")
+    worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
+    status = add("status", status_command, "done / running / failed / diverged / missing, with reasons")
+    status.add_argument("results", metavar="RESULTS", type=Path)
+    clean = add("clean", clean_command, "what is kept, what can go, how much disk")
+    clean.add_argument("results", metavar="RESULTS", type=Path)
+    clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return value
+
+
+# ---------------------------------------------------------------- plan and run
+
+
+def _resolve(path: str, *, results: Path):
+    """Sweep file -> Resolved and its results folder; everything that can be wrong is said here, before anything is written."""
+    from analysis.laws import get_law
+    from scaling.config import load_sweep
+    from scaling.corpus import check_corpus, prepare
+    from scaling.plan import resolve
+    from scaling.record import Resolved
+
+    sweep = load_sweep(path)
+    for law in [*sweep.fit.laws, sweep.fit.forecast_law]:
+        get_law(law)
+    check_corpus(sweep.corpus)
+    resolve(sweep, corpus_hash="unknown")  # impossible shapes are named before the text is read
+    corpus = prepare(sweep.corpus)
+    corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length)
+    runs = resolve(sweep, corpus_hash=corpus.content_hash)
+    resolved = Resolved(sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=corpus.facts, runs=runs)
+    return resolved, results / sweep.name
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    """Print the table of runs to stdout and the totals to stderr."""
+    from scaling.accounting import count_parameters, training_flops_per_token
+    from scaling.config import format_quantity
+    from scaling.display import clock
+    from scaling.launch import usable_cpus
+    from scaling.plan import estimated_seconds, group_trunks
+    from scaling.record import Folder
+
+    resolved, root = _resolve(arguments.sweep, results=arguments.results)
+    folder = Folder(root)
+    workers = arguments.workers or len(usable_cpus())
+    print("role     run_id                            params_non_embedding  params_total    tokens     flops  state")
+    for run in resolved.runs:
+        parameters = count_parameters(run.trunk.model)
+        flops = run.tokens * training_flops_per_token(run.trunk.model)
+        state = "done" if folder.run(run.run_id).exists() else "to do"
+        print(
+            f"{run.role:8} {run.run_id:34} {parameters.non_embedding:>19,} {parameters.total:>13,} "
+            f"{format_quantity(run.tokens):>9} {flops:9.2e}  {state}"
+        )
+    trunks = group_trunks(resolved.runs)
+    todo = [trunk for trunk in trunks if any(not folder.run(run.run_id).exists() for run in trunk.runs)]
+    total = sum(trunk.flops for trunk in trunks)
+    print(
+        f"{len(resolved.runs)} runs on {len(trunks)} trunks, {total:.2e} FLOPs with shared trunks counted once; "
+        f"{len(todo)} trunks to do, about {clock(estimated_seconds(todo, workers=workers)) if todo else '0 s'} on {workers} workers "
+        f"(rough: from typical CPU rates)\nresults will be in {root}   next: scaling run {arguments.sweep}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Train what is missing, forecast and train the hold-outs, then tables, laws, plots, report."""
+    from scaling.cli.loop import analyse_and_report, forecast_holdouts
+    from scaling.display import Display, clock
+    from scaling.launch import check_results, launch, pending_trunks, usable_cpus
+    from scaling.record import Folder, write_atomic, write_json
+    from scaling.tables import write_tables
+
+    began = time.monotonic()
+    resolved, root = _resolve(arguments.sweep, results=arguments.results)
+    folder = Folder(root)
+    workers = arguments.workers or len(usable_cpus())
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
+    write_json(folder.resolved, resolved)
+    if arguments.retry:
+        _forget_failures(folder, resolved)
+    finished = check_results(folder, resolved)
+    note = f"{len(resolved.runs) - finished} of {len(resolved.runs)} runs to train" if finished < len(resolved.runs) else "nothing to train"
+    print(f"{resolved.sweep.name}: {note}, {workers} workers, results in {root}", file=sys.stderr, flush=True)
+    if pending_trunks(folder, resolved):
+        display = Display(folder, resolved)
+        launch(root, workers=workers, next_runs=lambda: forecast_holdouts(root, resolved), display=display)
+    trained = time.monotonic()
+    rows = write_tables(root, resolved)
+    summary = analyse_and_report(root, resolved)
+    print(summary, flush=True)
+    undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
+    diverged = sum(row["status"] == "diverged" for row in rows)
+    print(f"\ntraining {clock(trained - began)}, analysis {clock(time.monotonic() - trained)}", file=sys.stderr)
+    if diverged:
+        print(f"{diverged} runs diverged (listed in {root / 'exclusions.csv'})", file=sys.stderr)
+    if undone:
+        print(f"{len(undone)} runs remain undone: {undone[0]['run_id']}: {undone[0]['status']} {undone[0]['reason']}", file=sys.stderr)
+        print(f"next: scaling status {root}, then scaling run {arguments.sweep} --retry failed", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _forget_failures(folder, resolved) -> None:
+    """Make failed and diverged runs pending again."""
+    from scaling.plan import group_trunks
+    from scaling.record import read_result, remove
+
+    for trunk in group_trunks(resolved.runs):
+        folder.failure(trunk.trunk_id).unlink(missing_ok=True)
+        for run in trunk.runs:
+            result = read_result(folder, run.run_id, files=False)
+            if result and result["status"] == "diverged":
+                remove(folder.run(run.run_id))
+
+
+# ---------------------------------------------------------------- worker, status, clean
+
+
+def worker_command(arguments: argparse.Namespace) -> int:
+    """Train what is free, then end."""
+    from scaling.launch import be_a_worker, pending_trunks, work
+    from scaling.record import Folder, read_resolved
+
+    read_resolved(arguments.results)
+    be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow)
+    trained = work(arguments.results, follow=arguments.follow, notify=lambda text: print(text, file=sys.stderr, flush=True))
+    if not arguments.follow:
+        left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
+        waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
+        print(f"worker: trained {trained} trunks{waiting}; next: scaling run SWEEP.toml fits and reports", file=sys.stderr)
+    return 0
+
+
+def status_command(arguments: argparse.Namespace) -> int:
+    """One line a run that is not done, and the totals."""
+    from collections import Counter
+
+    from scaling.record import Folder, read_resolved
+    from scaling.tables import run_rows
+
+    resolved = read_resolved(arguments.results)
+    rows = run_rows(Folder(arguments.results), resolved)
+    for row in rows:
+        if row["status"] != "done":
+            print(f"{row['status']:9} {row['role']:8} {row['run_id']}  {row['reason']}".rstrip())
+    counts = Counter(row["status"] for row in rows)
+    print(f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    if counts["done"] == len(rows):
+        print(f"complete; open {arguments.results / 'report.html'}", file=sys.stderr)
+    else:
+        print(f"next: scaling run {arguments.results / 'sweep.toml'} --results {arguments.results.parent}", file=sys.stderr)
+    return 0
+
+
+def clean_command(arguments: argparse.Namespace) -> int:
+    """Disk by kind; with --delete, remove what can be made again or is left over."""
+    from scaling import claim as claims
+    from scaling.corpus import cache_folder
+    from scaling.record import Folder, disk_usage, read_resolved, remove
+
+    read_resolved(arguments.results)
+    folder, root = Folder(arguments.results), arguments.results
+    live = {path.name for path in (root / "trunks").glob("*") if claims.is_live(folder, path.name)}
+    removable = [
+        path
+        for pattern in ("trunks/*/state-*.safetensors", "trunks/*/branch-*.safetensors", "trunks/*/attempt-*", "**/*.damaged-*")
+        for path in root.glob(pattern)
+        if not live & set(path.parts)
+    ]
+    size = sum(disk_usage(path) if path.is_dir() else path.stat().st_size for path in removable)
+    rows = [
+        ("kept", "runs (results, curves, final weights)", disk_usage(folder.runs)),
+        ("kept", "tables, plots, report", sum(path.stat().st_size for path in root.glob("*.*") if path.is_file()) + disk_usage(root / "plots")),
+        ("can go", f"{len(removable)} saved states, left-over attempts, damaged files", size),
+        ("shared", f"cache in {cache_folder()} (safe to delete by hand)", disk_usage(cache_folder())),
+    ]
+    for state, what, amount in rows:
+        print(f"{state:7} {amount / 1e6:10.1f} MB  {what}")
+    if arguments.delete:
+        for path in removable:
+            remove(path)
+        print(f"deleted {size / 1e6:.1f} MB; an extended sweep will train these trunks from their start", file=sys.stderr)
+    elif removable:
+        print(f"next: scaling clean {root} --delete", file=sys.stderr)
+    return 0
+
+

@@ -1,0 +1,154 @@
+"""The live view of a running sweep, read from the folder alone: a redrawn table on a terminal, plain lines elsewhere.
+
+Whoever trains (this machine's workers, another launcher, a cluster) writes `attempt-K/metrics.jsonl`; this module only looks.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from scaling import claim as claims
+from scaling.accounting import training_flops_per_token
+from scaling.config import format_quantity
+from scaling.plan import Trunk, group_trunks
+from scaling.record import Folder, Resolved, read_failure
+
+PLAIN_EVERY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class TrunkView:
+    """What can be seen of one trunk from outside."""
+
+    trunk: Trunk
+    done_runs: int
+    done_flops: float
+    live: bool
+    point: dict[str, Any] | None
+    failed: bool
+
+
+def look(folder: Folder, trunk: Trunk) -> TrunkView:
+    """Read the state of a trunk: finished runs, and the last point of a live attempt."""
+    finished = [run for run in trunk.runs if folder.run(run.run_id).exists()]
+    claim = claims.read_claim(folder, trunk.trunk_id) if len(finished) < len(trunk.runs) else None
+    live = claim is not None and claims.is_live(folder, trunk.trunk_id)
+    point = _last_point(folder.trunk(trunk.trunk_id) / f"attempt-{claim.attempt}" / "metrics.jsonl") if live and claim else None
+    per_step = trunk.config.data.batch_tokens * training_flops_per_token(trunk.config.model)
+    steps = _steps_done(trunk, [run.steps for run in finished], point)
+    failed = read_failure(folder, trunk.trunk_id) is not None
+    return TrunkView(trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, live=live, point=point, failed=failed)
+
+
+def _steps_done(trunk: Trunk, finished: list[int], point: dict[str, Any] | None) -> float:
+    """Trained steps of a trunk, shared part once."""
+    if len(finished) == len(trunk.runs):
+        return trunk.trained_steps
+    cooldowns = sum(run.steps - run.branch_step for run in trunk.runs if run.steps in finished)
+    reached = max((run.branch_step for run in trunk.runs if run.steps in finished), default=0)
+    if point is None:
+        return reached + cooldowns
+    if point["phase"] == "trunk":
+        return max(reached, point["step"]) + cooldowns
+    current = next((run for run in trunk.runs if run.steps not in finished), None)
+    return current.branch_step + cooldowns + max(0, point["step"] - current.branch_step) if current else reached + cooldowns
+
+
+def _last_point(path: Path) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 1024))
+            lines = file.read().split(b"\n")
+        return msgspec.json.decode(lines[-2]) if len(lines) > 1 else None
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@dataclass
+class Display:
+    """Draws the progress of a sweep to stderr; call `update` often."""
+
+    folder: Folder
+    resolved: Resolved
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    _live: Live | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _began_flops: float | None = None
+    _last_plain: float = 0.0
+    _history: list[tuple[float, float]] = field(default_factory=list)
+
+    def update(self, *, last: bool = False) -> None:
+        """Redraw (terminal) or print a line now and then (no terminal); `last` leaves the final state on the screen."""
+        now = time.monotonic()
+        plain = not self.console.is_terminal
+        if plain and not last and now - self._last_plain < PLAIN_EVERY_SECONDS and self._last_plain:
+            return
+        views = [look(self.folder, trunk) for trunk in group_trunks(self.resolved.runs)]
+        headline = self._headline(views, now)
+        if plain:
+            self._last_plain = now
+            print(headline, file=sys.stderr, flush=True)
+            return
+        if self._live is None:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=False)
+            self._live.start()
+        self._live.update(Group(headline, self._table(views)))
+        if last:
+            self._live.stop()
+            self._live = None
+
+    def _headline(self, views: list[TrunkView], now: float) -> str:
+        total = sum(view.trunk.flops for view in views)
+        done = sum(view.trunk.flops if view.failed else view.done_flops for view in views)
+        runs, finished = sum(len(view.trunk.runs) for view in views), sum(view.done_runs for view in views)
+        self._history = [entry for entry in self._history if now - entry[0] < 30] + [(now, done)]
+        (then, before), elapsed = self._history[0], now - self._began
+        if self._began_flops is None:
+            self._began_flops = done
+        rate = (done - self._began_flops) / elapsed if elapsed > 0 else 0.0
+        recent = (done - before) / (now - then) if now - then > 2 else rate
+        tokens = sum(_tokens_per_flop(view) * recent for view in views if view.live) / max(1, sum(view.live for view in views))
+        left = f"{clock((total - done) / rate)} left" if rate > 0 else "time left: not known yet"
+        losses = [view.point["train_loss"] for view in views if view.point]
+        loss = f"loss {min(losses):.3f}" if losses else "loss -"
+        return f"{finished}/{runs} runs · {done / total:4.0%} · {format_quantity(tokens)} tokens/s · {loss} · {clock(elapsed)} gone · {left}"
+
+    def _table(self, views: list[TrunkView]) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+        for column in ("trunk", "runs", "", "tokens", "loss"):
+            table.add_column(column)
+        for view in views:
+            state = "[red]failed[/]" if view.failed else f"{view.done_runs}/{len(view.trunk.runs)}"
+            label = view.trunk.trunk_id.rpartition("-")[0] + (" (hold-out)" if view.trunk.role == "holdout" else "")
+            bar = ProgressBar(total=view.trunk.flops, completed=view.done_flops, width=24)
+            tokens = format_quantity(view.point["tokens"]) if view.point else ""
+            loss = f"{view.point['train_loss']:.3f}" if view.point else ""
+            table.add_row(label, state, bar, tokens, loss)
+        return table
+
+
+def _tokens_per_flop(view: TrunkView) -> float:
+    return 1 / training_flops_per_token(view.trunk.config.model)
+
+
+def clock(seconds: float) -> str:
+    """`7 s`, `3 min 20 s`, `2 h 05 min`.
+
+    >>> clock(200)
+    '3 min 20 s'
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

@@ -1,0 +1,88 @@
+"""Where numbers come from: versions, machine, flags; and the process settings of a CPU worker.
+
+`numerics_id` names everything outside the config that can change bits: jaxlib, device kind, instruction set, flags, precision.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+WORKER_FLAGS = "--xla_cpu_multi_thread_eigen=false"
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment of a one-thread CPU worker, on top of the user's."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+        "XLA_FLAGS": flags if WORKER_FLAGS in flags else f"{flags} {WORKER_FLAGS}".strip(),
+        "NPROC": "1",  # size of XLA's thread pool
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+    }
+
+
+def _cpu_facts() -> tuple[str, str]:
+    """Model name and the instruction-set flags that matter for floating point."""
+    name, flags = platform.processor() or platform.machine(), ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() == "flags":
+                flags = " ".join(sorted(flag for flag in value.split() if flag.startswith(("avx", "fma", "amx", "sse4"))))
+                break
+    except OSError:
+        pass
+    return name, flags
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Versions, machine and flags of this process, with `numerics_id`."""
+    import jax
+
+    cpu, instructions = _cpu_facts()
+    device = jax.devices()[0]
+    flags = os.environ.get("XLA_FLAGS", "")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas", "safetensors", "duckdb")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    decisive = f"{versions['jaxlib']}|{device.device_kind}|{instructions}|{flags}|float32"
+    return {
+        "numerics_id": f"{device.platform}-jaxlib{versions['jaxlib']}-{hashlib.sha256(decisive.encode()).hexdigest()[:8]}",
+        "device_kind": device.device_kind,
+        "cpu": cpu,
+        "instruction_set": instructions,
+        "xla_flags": flags,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "packages": versions,
+        "code_version": code_version(),
+    }
+
+
+def code_version() -> str:
+    """Version of the package, and the git commit (with `+changes`) when it runs from a checkout."""
+    version = importlib.metadata.version("scaling-harness")
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=10"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version} {commit}"

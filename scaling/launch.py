@@ -1,0 +1,189 @@
+"""Claim a trunk, train it, record it: the worker, and the parent that keeps local workers going.
+
+The folder is the only coordinator: a worker takes the dearest free trunk until nothing is left. Any engine that can start
+`scaling worker RESULTS` on machines that share the folder adds workers. Hold-out trunks are free only once their forecast is registered.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from scaling import claim as claims
+from scaling.config import UserError
+from scaling.corpus import cache_folder
+from scaling.environment import worker_environment
+from scaling.forecasts import forecast_hash
+from scaling.plan import Trunk, group_trunks
+from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
+
+POLL_SECONDS = 0.2
+MAX_DEATHS = 3
+"""A trunk whose worker died this often under one parent without an exception of its own is recorded as failed."""
+
+
+def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
+    """Trunks with runs that have no result and that have not failed, dearest first."""
+    return [
+        trunk
+        for trunk in group_trunks(resolved.runs)
+        if read_failure(folder, trunk.trunk_id) is None and any(not folder.run(run.run_id).exists() for run in trunk.runs)
+    ]
+
+
+def is_released(folder: Folder, trunk: Trunk) -> bool:
+    """Whether a trunk may be trained: always when fitted; a hold-out only once all its runs are forecast."""
+    return trunk.role != "holdout" or all(forecast_hash(folder, run.run_id) for run in trunk.runs)
+
+
+# ---------------------------------------------------------------- the worker
+
+
+def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = lambda message: None) -> int:
+    """Train what is free in a results folder until nothing is; returns the number of trunks that this worker trained.
+
+    With `follow`, wait for trunks that are not released yet (until standard input closes) and compile their programs meanwhile.
+    """
+    from scaling.corpus import load
+    from scaling.train import Trainer, compile_ahead
+
+    folder = Folder(root)
+    resolved = read_resolved(root)
+    corpus = load(resolved.sweep.corpus, content_hash=resolved.corpus_hash)
+    trained, compiled = 0, set()
+    while True:
+        pending = pending_trunks(folder, resolved)
+        for trunk in (trunk for trunk in pending if is_released(folder, trunk)):
+            claim = claims.take(folder, trunk.trunk_id)
+            if claim is None:
+                continue
+            records = resolved.sweep.records
+            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify)
+            _train_claimed(trainer)
+            trained += 1
+            break
+        else:
+            if not follow or not pending:
+                return trained
+            for trunk in pending:
+                if not is_released(folder, trunk) and trunk.config.model not in compiled:
+                    compile_ahead(trunk.config)
+                    compiled.add(trunk.config.model)
+            time.sleep(POLL_SECONDS)
+
+
+def _train_claimed(trainer) -> None:
+    folder, trunk_id = trainer.folder, trainer.trunk.trunk_id
+    try:
+        with claims.heartbeat(folder, trunk_id):
+            trainer.train()
+    except claims.ClaimLost:
+        trainer.notify(f"{trunk_id}: taken over by another worker")
+    except Exception as error:  # one trunk's failure is recorded and must not stop the others
+        detail = traceback.format_exc()
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        trainer.notify(f"{trunk_id}: failed: {reason}")
+        write_json(folder.failure(trunk_id), {"reason": reason, "attempt": trainer.claim.attempt, "traceback": detail})
+    finally:
+        claims.release(folder, trunk_id, trainer.claim)
+
+
+def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
+    """Settings of this process before JAX is imported: one thread, one core, shared compilation cache, end with the parent."""
+    os.environ.update(worker_environment())
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    if cpu is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cpu})
+    if dies_with_stdin:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+
+        def watch() -> None:
+            while os.read(0, 4096):
+                pass
+            os._exit(0)  # the parent is gone (or done): whatever is unpublished is done again by the next worker
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+# ---------------------------------------------------------------- the parent of local workers
+
+
+def usable_cpus() -> list[int]:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) -> None:
+    """Run local workers until nothing is pending.
+
+    `next_runs` is called whenever only unreleased hold-outs are left; it registers what releases them (this module knows nothing of laws).
+    A worker that dies is replaced; a trunk that kills `MAX_DEATHS` of them is recorded as failed.
+    """
+    folder, resolved = Folder(root), read_resolved(root)
+    cpus = usable_cpus()
+    running: dict[int, subprocess.Popen] = {}
+    deaths: Counter[str] = Counter()
+    try:
+        while pending := pending_trunks(folder, resolved):
+            if not any(is_released(folder, trunk) for trunk in pending):
+                next_runs()
+                if not any(is_released(folder, trunk) for trunk in pending):
+                    return
+            for slot in range(min(workers, len(pending_trunks(folder, resolved)))):
+                if slot not in running:
+                    running[slot] = _start_worker(root, cpu=cpus[slot % len(cpus)] if workers <= len(cpus) else None)
+            for slot, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    if process.returncode != 0:
+                        _record_death(folder, pending, process, deaths)
+            display.update()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for process in running.values():
+            if process.stdin:
+                process.stdin.close()
+        for process in running.values():
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        display.update(last=True)
+
+
+def _start_worker(root: Path, *, cpu: int | None) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scaling.cli.main", "worker", str(root), "--follow"]
+    if cpu is not None:
+        command += ["--cpu", str(cpu)]
+    log = open(root / "workers.log", "ab")  # noqa: SIM115 - the child keeps it
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+
+def _record_death(folder: Folder, pending: list[Trunk], process: subprocess.Popen, deaths: Counter[str]) -> None:
+    """Note which trunk a dead worker was at; after `MAX_DEATHS` the trunk counts as failed."""
+    code = process.returncode
+    held = [trunk for trunk in pending if (claim := claims.read_claim(folder, trunk.trunk_id)) and claim.pid == process.pid]
+    if not held:
+        deaths["start"] += 1
+        if deaths["start"] >= MAX_DEATHS:
+            raise UserError(f"workers end at once with exit code {code}; the last lines of {folder.root / 'workers.log'} say why")
+    for trunk in held:
+        deaths[trunk.trunk_id] += 1
+        if deaths[trunk.trunk_id] >= MAX_DEATHS:
+            reason = f"worker died {MAX_DEATHS} times (last: {'signal' if code < 0 else 'exit code'} {abs(code)}); out of memory?"
+            write_json(folder.failure(trunk.trunk_id), {"reason": reason})
+
+
+def check_results(folder: Folder, resolved: Resolved) -> int:
+    """Verify the checksums of all finished runs; damaged ones are set aside. Returns the number of finished runs."""
+    return sum(read_result(folder, run.run_id) is not None for run in resolved.runs)

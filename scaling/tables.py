@@ -1,0 +1,136 @@
+"""`runs.csv` and `curves.parquet`, rebuilt from the run folders; and the status of every run."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from scaling import claim as claims
+from scaling.accounting import count_parameters, training_flops_per_token
+from scaling.config import RunConfig
+from scaling.corpus import cache_folder
+from scaling.plan import Trunk, flops_spent, group_trunks
+from scaling.record import Folder, Resolved, folder_lock, read_failure, read_metrics, read_result, write_atomic
+
+RUN_COLUMNS = (
+    "run_id,trunk_id,status,role,numerics_id,name,corpus,corpus_hash,tokenizer,recipe_version,d_model,n_layers,n_heads,d_ff,vocab_size,"
+    "sequence_length,batch_tokens,steps,branch_step,warmup_steps,cooldown_steps,schedule,learning_rate,seed_init,seed_data,"
+    "params_embedding,params_non_embedding,params_unembedding,params_total,tokens,tokens_unique,epochs,tokens_per_param,"
+    "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,host,finished_at"
+).split(",")
+CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
+
+
+def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None) -> tuple[str, str]:
+    """Status (done, diverged, failed, running, missing) of a run and its reason."""
+    if result:
+        return result["status"], result.get("reason", "")
+    if failure := read_failure(folder, trunk.trunk_id):
+        return "failed", failure
+    if claims.is_live(folder, trunk.trunk_id):
+        return "running", ""
+    return "missing", "waits for its forecast" if run.role == "holdout" else ""
+
+
+def run_rows(folder: Folder, resolved: Resolved) -> list[dict[str, Any]]:
+    """One row a run, in plan order: config, counts, and the result where there is one."""
+    trunks = {trunk.trunk_id: trunk for trunk in group_trunks(resolved.runs)}
+    spent = {run_id: value for trunk in trunks.values() for run_id, value in flops_spent(trunk).items()}
+    unique_limit = int(resolved.corpus_facts.get("train_bytes", 0))
+    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id], unique_limit) for run in resolved.runs]
+
+
+def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float, unique_limit: int) -> dict[str, Any]:
+    result = read_result(folder, run.run_id, files=False)
+    status, reason = run_status(folder, trunk, run, result)
+    config, model = run.trunk, run.trunk.model
+    parameters = count_parameters(model)
+    unique = min(run.tokens, unique_limit) if unique_limit else run.tokens
+    row = {
+        "run_id": run.run_id,
+        "trunk_id": run.trunk_id,
+        "status": status,
+        "reason": reason,
+        "role": run.role,
+        "name": resolved.sweep.name,
+        "corpus": config.data.corpus,
+        "corpus_hash": config.data.corpus_hash,
+        "tokenizer": config.data.tokenizer,
+        "recipe_version": config.recipe_version,
+        **{key: getattr(model, key) for key in ("d_model", "n_layers", "n_heads", "d_ff", "vocab_size", "sequence_length")},
+        "batch_tokens": config.data.batch_tokens,
+        "steps": run.steps,
+        "branch_step": run.branch_step,
+        "warmup_steps": config.schedule.warmup_steps,
+        "cooldown_steps": run.steps - run.branch_step,
+        "schedule": resolved.sweep.training.schedule,
+        "learning_rate": config.optimizer.learning_rate,
+        "seed_init": config.seed_init,
+        "seed_data": config.data.seed_data,
+        "params_embedding": parameters.embedding,
+        "params_non_embedding": parameters.non_embedding,
+        "params_unembedding": parameters.unembedding,
+        "params_total": parameters.total,
+        "tokens": run.tokens,
+        "tokens_unique": unique,
+        "epochs": run.tokens / unique,
+        "tokens_per_param": run.tokens / parameters.non_embedding,
+        "flops": run.tokens * training_flops_per_token(model),
+        "flops_6nd": 6 * parameters.non_embedding * run.tokens,
+        "flops_spent": spent,
+    }
+    if result:
+        keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "train_seconds", "eval_seconds", "host", "finished_at")
+        row |= {key: result[key] for key in keys if key in result} | {"attempts": result["attempt"]}
+    return row
+
+
+def curve_rows(folder: Folder, resolved: Resolved) -> pd.DataFrame:
+    """Every logged point of every run that ended: its part of the trunk, then its cooldown; `loss` at the last point only."""
+    frames = []
+    for run in resolved.runs:
+        result = read_result(folder, run.run_id, files=False)
+        points = read_metrics(folder.run(run.run_id) / "metrics.jsonl") if result else []
+        if result and points:
+            frame = pd.DataFrame(points)
+            frame["run_id"], frame["trunk_id"] = run.run_id, run.trunk_id
+            frame["flops"] = frame["tokens"] * float(training_flops_per_token(run.trunk.model))
+            frame["loss"] = float("nan")
+            frame.loc[frame.index[-1], "loss"] = result.get("loss", float("nan"))
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)[CURVE_COLUMNS] if frames else pd.DataFrame(columns=CURVE_COLUMNS, dtype=float)
+
+
+def write_tables(root: Path, resolved: Resolved) -> list[dict[str, Any]]:
+    """Rebuild both tables under the tables lock; returns the rows of `runs.csv`."""
+    folder = Folder(root)
+    with folder_lock(root, "tables"):
+        rows = run_rows(folder, resolved)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(root / "runs.csv", text.getvalue().encode())
+        _write_parquet(curve_rows(folder, resolved), root / "curves.parquet")
+    return rows
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    connection = duckdb.connect()
+    try:
+        connection.register("frame", frame)
+        connection.execute(f"COPY (SELECT * FROM frame) TO '{str(temporary).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)")
+        os.replace(temporary, path)
+    finally:
+        connection.close()
+        temporary.unlink(missing_ok=True)
+
+
+def cache_size() -> int:
+    """Bytes in the shared cache (prepared corpora, compiled programs)."""
+    return sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())

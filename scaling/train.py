@@ -1,0 +1,449 @@
+"""Training one trunk with its branches: the only training loop.
+
+The trunk runs at its (slowly decaying) rate; each branch leaves it at `branch_step`, cools down to zero, is evaluated on the fixed
+held-out windows and published. Work goes in segments of at most `LOG_EVERY` steps, cut at fixed steps, so that a run that was interrupted
+and one that was not compute the same bits.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import optax
+from jax import lax
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from scaling import fast
+from scaling.accounting import training_flops_per_token
+from scaling.claim import Claim, owned
+from scaling.config import ModelConfig, OptimizerConfig, RunConfig, TrunkConfig
+from scaling.corpus import Corpus, data_order
+from scaling.environment import environment
+from scaling.forecasts import forecast_hash
+from scaling.model import initial_parameters
+from scaling.optimizer import group_of, make_optimizer, rate_multiplier
+from scaling.plan import Trunk
+from scaling.record import Folder, encode_metrics, publish_run, read_metrics, read_result, remove, set_aside, write_atomic
+
+LOG_EVERY = 50
+"""Steps per segment: one call of the compiled program, one logged point."""
+
+EVALUATION_BATCH = 16
+_NEVER = (1e9, 2e9)  # cooldown bounds of the trunk itself
+
+State = dict[str, Any]
+Point = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Compiled functions for one shape; shared by all runs that have it."""
+
+    start: Callable[[int], State]
+    advance: Callable[..., tuple[State, jax.Array, jax.Array]]
+
+
+@lru_cache(maxsize=4)
+def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
+    """Build the training program of a shape. Rates and schedule are arguments of the program, not part of it."""
+    transform = make_optimizer(optimizer)
+
+    def start(seed: int) -> State:
+        parameters = initial_parameters(model, seed=seed)
+        state = {"parameters": parameters, "optimizer": transform.init(parameters)}
+        return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)  # no weak types: they would compile `advance` twice
+
+    def one_step(step, first, state, windows, rates, schedule):
+        batch = lax.dynamic_index_in_dim(windows, step - first, keepdims=False).astype(jnp.int32)
+        loss, gradients = jax.value_and_grad(lambda p: fast.mean_loss(model, p, batch))(state["parameters"])
+        directions, optimizer_state = transform.update(gradients, state["optimizer"], state["parameters"])
+        multiplier = rate_multiplier(step.astype(jnp.float32), **schedule)
+
+        def new_value(path, value, direction):
+            group = group_of(path)
+            decay = rates["weight_decay"] * value if group == "matrix" else 0.0
+            return value - multiplier * rates[group] * (direction + decay)
+
+        parameters = jax.tree_util.tree_map_with_path(new_value, state["parameters"], directions)
+        return {"parameters": parameters, "optimizer": optimizer_state}, loss, gradients
+
+    @jax.jit
+    def advance(state, first, stop, windows, rates, schedule):
+        """Steps `first` to `stop` (exclusive); losses (LOG_EVERY,) filled from the front, and the last gradient norm."""
+
+        def body(step, carry):
+            state, losses, _ = carry
+            state, loss, gradients = one_step(step, first, state, windows, rates, schedule)
+            return state, lax.dynamic_update_index_in_dim(losses, loss, step - first, 0), optax.global_norm(gradients)
+
+        return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
+
+    return Program(start=jax.jit(start), advance=advance)
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+    def __init__(self, step: int):
+        super().__init__(f"training loss is not finite at step {step}")
+        self.step = step
+
+
+@dataclass
+class Progress:
+    """Where a trunk stands: the state after `step` steps, and the logged points that led there."""
+
+    state: State
+    step: int
+    points: list[Point]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Everything that training one claimed trunk needs."""
+
+    folder: Folder
+    trunk: Trunk
+    claim: Claim
+    corpus: Corpus
+    keep: str = "final"
+    checkpoint_seconds: float = 20.0
+    notify: Callable[[str], None] = field(default=lambda message: None)
+
+    @property
+    def config(self) -> TrunkConfig:
+        """Config shared by the branches."""
+        return self.trunk.config
+
+    @property
+    def attempt_folder(self) -> Path:
+        """Working files of this attempt."""
+        return self.folder.trunk(self.trunk.trunk_id) / f"attempt-{self.claim.attempt}"
+
+    @property
+    def cuts(self) -> list[int]:
+        """Steps at which a segment of the trunk must end, whatever is still to do."""
+        return [run.branch_step for run in self.trunk.runs]
+
+    # ------------------------------------------------------------ the loop
+
+    def train(self) -> None:
+        """Train every branch that has no result yet, shortest first.
+
+        Raises
+        ------
+        ClaimLost
+            If another worker took the trunk over meanwhile.
+        """
+        pending = [run for run in self.trunk.runs if read_result(self.folder, run.run_id) is None]
+        progress: Progress | None = None
+        ended: Diverged | None = None  # once the trunk has diverged, so have all longer branches
+        for run in pending:
+            try:
+                if ended is None:
+                    progress = self._trunk_to(run.branch_step, progress)
+            except Diverged as divergence:
+                ended = divergence
+            if ended is not None:
+                self._publish_diverged(run, ended, progress)
+                continue
+            try:
+                branch = self._cooldown(run, progress)
+            except Diverged as divergence:
+                self._publish_diverged(run, divergence, progress)
+                continue
+            loss = self._evaluate(branch.state["parameters"])
+            if not math.isfinite(loss["loss"]):
+                self._publish_diverged(run, Diverged(run.steps), branch)
+                continue
+            self._publish_done(run, branch, loss)
+            progress.seconds = 0.0  # the trunk's time so far is billed to this branch
+        self._prune(last=True)
+
+    def _trunk_to(self, branch_step: int, progress: Progress | None) -> Progress:
+        if progress is None or progress.step > branch_step:
+            progress = self._load("trunk", branch_step) or self._fresh()
+        progress = self._advance(progress, branch_step, cooldown=_NEVER, phase="trunk")
+        self._save("trunk", progress)
+        return progress
+
+    def _cooldown(self, run: RunConfig, trunk: Progress) -> Progress:
+        start = self._load(run.run_id, run.steps)
+        if start is None:
+            start = Progress(state=trunk.state, step=trunk.step, points=list(trunk.points), seconds=trunk.seconds)
+        return self._advance(start, run.steps, cooldown=(run.branch_step, run.steps), phase=run.run_id)
+
+    def _fresh(self) -> Progress:
+        compiled = program(self.config.model, _shape_only(self.config.optimizer))
+        return Progress(state=compiled.start(self.config.seed_init), step=0, points=[])
+
+    def _advance(self, progress: Progress, stop: int, *, cooldown: tuple[float, float], phase: str) -> Progress:
+        compiled = program(self.config.model, _shape_only(self.config.optimizer))
+        rates, schedule = self._rates(), self._schedule(cooldown)
+        batch_tokens, length = self.config.data.batch_tokens, self.config.model.sequence_length
+        state, step, points, seconds = progress.state, progress.step, list(progress.points), progress.seconds
+        saved_at = time.monotonic()
+        with open(self.attempt_folder / "metrics.jsonl", "ab") as live:
+            while step < stop:
+                began = time.monotonic()
+                end = min([stop, (step // LOG_EVERY + 1) * LOG_EVERY, *(cut for cut in self.cuts if cut > step)])
+                windows = self._windows(step, end, length)
+                state, losses, gradient_norm = compiled.advance(state, step, end, windows, rates, schedule)
+                losses = np.asarray(losses)[: end - step].astype(np.float64)
+                if not np.isfinite(losses).all():
+                    raise Diverged(step + int(np.argmin(np.isfinite(losses))) + 1)
+                multiplier = rate_multiplier(np.float32(end - 1), **schedule)
+                point = {
+                    "phase": "trunk" if phase == "trunk" else "cooldown",
+                    "step": end,
+                    "tokens": end * batch_tokens,
+                    "train_loss": float(losses.mean()),
+                    "learning_rate": float(multiplier) * self.config.optimizer.learning_rate,
+                    "grad_norm": float(gradient_norm),
+                }
+                points.append(point)
+                step, seconds = end, seconds + time.monotonic() - began
+                live.write(encode_metrics([{**point, "seconds": seconds}]))
+                live.flush()
+                if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
+                    self._save(phase, Progress(state, step, points, seconds))
+                    saved_at = time.monotonic()
+        return Progress(state, step, points, seconds)
+
+    def _windows(self, first: int, stop: int, length: int) -> np.ndarray:
+        """Token windows of steps `first` to `stop`: (LOG_EVERY, batch, length + 1) uint8, zero beyond `stop`."""
+        batch = self.config.data.batch_tokens // length
+        order = data_order(
+            self.corpus.n_windows(length=length), seed=self.config.data.seed_data, first=first * batch, count=(stop - first) * batch
+        )
+        out = np.zeros((LOG_EVERY, batch, length + 1), np.uint8)
+        out[: stop - first] = self.corpus.windows(order, length=length).reshape(stop - first, batch, length + 1)
+        return out
+
+    def _rates(self) -> dict[str, np.float32]:
+        o = self.config.optimizer
+        rates = {"matrix": o.learning_rate, "embedding": o.embedding_learning_rate, "head": o.head_learning_rate}
+        return {name: np.float32(value) for name, value in {**rates, "weight_decay": o.weight_decay}.items()}
+
+    def _schedule(self, cooldown: tuple[float, float]) -> dict[str, np.float32]:
+        schedule = self.config.schedule
+        values = {
+            "batch_tokens": self.config.data.batch_tokens,
+            "warmup_steps": schedule.warmup_steps,
+            "decay_power": schedule.decay_power,
+            "decay_from_tokens": schedule.decay_from_tokens,
+            "cooldown_start": cooldown[0],
+            "cooldown_end": cooldown[1],
+        }
+        return {name: np.float32(value) for name, value in values.items()}
+
+    # ------------------------------------------------------------ evaluation and publication
+
+    def _evaluate(self, parameters: dict) -> dict[str, float]:
+        """Held-out loss, nats per token, and its standard error clustered by document."""
+        began = time.monotonic()
+        count, length = self.config.data.evaluation_windows, self.config.model.sequence_length
+        windows, documents = self.corpus.evaluation_windows(count, length=length)
+        padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), np.uint8)
+        padded[:count] = windows
+        batches = padded.reshape(-1, EVALUATION_BATCH, length + 1)
+        losses = np.asarray(fast.window_losses(self.config.model, parameters, batches)).reshape(-1)[:count].astype(np.float64)
+        return {
+            "loss": float(losses.mean()),
+            "loss_se": clustered_standard_error(losses, documents),
+            "bits_per_byte": float(losses.mean() / math.log(2)),
+            "eval_seconds": time.monotonic() - began,
+        }
+
+    def _publish_done(self, run: RunConfig, branch: Progress, loss: dict[str, float]) -> None:
+        weights = {name: np.asarray(value) for name, value in _flatten(branch.state["parameters"]).items()}
+        metadata = {"run_id": run.run_id, "format": "scaling-harness weights, docs/formats.md"}
+        flops = run.tokens * training_flops_per_token(self.config.model)
+        result = {
+            "status": "done",
+            **loss,
+            "train_loss": branch.points[-1]["train_loss"],
+            "flops": flops,
+            "train_seconds": branch.seconds,
+        }
+        self._publish(run, result, branch.points, {"weights.safetensors": save_tensors(weights, metadata)})
+
+    def _publish_diverged(self, run: RunConfig, divergence: Diverged, progress: Progress | None) -> None:
+        self.notify(f"{run.run_id}: diverged at step {divergence.step}")
+        result = {"status": "diverged", "reason": str(divergence), "step": divergence.step}
+        self._publish(run, result, progress.points if progress else [], {})
+
+    def _publish(self, run: RunConfig, result: dict[str, Any], points: list[Point], files: dict[str, bytes]) -> None:
+        staged = self.attempt_folder / f"run-{run.run_id}"
+        remove(staged)
+        staged.mkdir(parents=True)
+        for name, data in files.items():
+            (staged / name).write_bytes(data)
+        (staged / "metrics.jsonl").write_bytes(encode_metrics(points))
+        config = msgspec.to_builtins(run)
+        forecast = forecast_hash(self.folder, run.run_id)
+        (staged / "config.json").write_text(json.dumps({**config, "forecast": forecast}, indent=1, sort_keys=True))
+        (staged / "environment.json").write_text(json.dumps(environment(), indent=1, sort_keys=True))
+        record = {
+            "run_id": run.run_id,
+            "trunk_id": self.trunk.trunk_id,
+            "attempt": self.claim.attempt,
+            "numerics_id": environment()["numerics_id"],
+            "host": environment()["host"],
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **result,
+        }
+        with owned(self.folder, self.trunk.trunk_id, self.claim):
+            publish_run(staged, self.folder.run(run.run_id), record)
+
+    # ------------------------------------------------------------ saved states
+
+    def _state_path(self, phase: str, step: int) -> Path:
+        name = f"state-{step}.safetensors" if phase == "trunk" else f"branch-{phase}-{step}.safetensors"
+        return self.folder.trunk(self.trunk.trunk_id) / name
+
+    def _save(self, phase: str, progress: Progress) -> None:
+        """Publish a state: first its points, then the state, then drop what it replaces."""
+        path = self._state_path(phase, progress.step)
+        if path.exists():
+            return
+        tensors = {name: np.asarray(value) for name, value in _flatten(progress.state).items()}
+        metadata = {
+            "trunk_id": self.trunk.trunk_id,
+            "phase": phase,
+            "step": str(progress.step),
+            "numerics_id": environment()["numerics_id"],
+            "points": json.dumps(progress.points),
+            "checksum": tensor_checksum(tensors),
+        }
+        with owned(self.folder, self.trunk.trunk_id, self.claim):
+            if phase == "trunk":
+                write_atomic(self.folder.trunk(self.trunk.trunk_id) / "metrics.jsonl", encode_metrics(progress.points))
+            write_atomic(path, save_tensors(tensors, metadata))
+        self._prune()
+
+    def _load(self, phase: str, at_most: int) -> Progress | None:
+        """The latest intact saved state of a phase at or before a step, from the same numerics; damaged ones are set aside."""
+        folder = self.folder.trunk(self.trunk.trunk_id)
+        found = [(path_step(path), path) for path in folder.glob(self._state_path(phase, 0).name.replace("-0.", "-*."))]
+        for step, path in sorted((entry for entry in found if 0 < entry[0] <= at_most), reverse=True):
+            progress = self._read_state(path, phase, step)
+            if progress is not None:
+                self.notify(f"{self.trunk.trunk_id}: continues at step {step}")
+                return progress
+        return None
+
+    def _read_state(self, path: Path, phase: str, step: int) -> Progress | None:
+        try:
+            data = path.read_bytes()
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            tensors = load_tensors(data)
+            points = json.loads(metadata["points"])
+            names = (self.trunk.trunk_id, phase, str(step), tensor_checksum(tensors))
+            intact = names == tuple(metadata[key] for key in ("trunk_id", "phase", "step", "checksum"))
+        except Exception:  # safetensors raises its own error type for whatever is wrong inside a file
+            intact, metadata, tensors, points = False, {}, {}, []
+        if not intact:
+            self.notify(f"damaged state set aside: {set_aside(path).name}")
+            return None
+        if metadata["numerics_id"] != environment()["numerics_id"]:
+            return None
+        template = self._fresh().state
+        return Progress(state=_unflatten(tensors, template), step=step, points=points)
+
+    def _prune(self, *, last: bool = False) -> None:
+        """Keep what the sweep says: `final` the last trunk state; `all` every state; `none` nothing once the trunk is done."""
+        folder = self.folder.trunk(self.trunk.trunk_id)
+        states = sorted(folder.glob("state-*.safetensors"), key=path_step)
+        branches = sorted(folder.glob("branch-*.safetensors"), key=path_step)
+        done = [path for path in branches if path_step(path) != path_step(branches[-1])]
+        doomed = {"final": states[:-1] + done, "all": done, "none": states[:-1] + done}[self.keep]
+        if last:
+            doomed += branches + (states if self.keep == "none" else []) + list(folder.glob("attempt-*"))
+        for path in doomed:
+            remove(path)
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def clustered_standard_error(losses: np.ndarray, clusters: np.ndarray) -> float:
+    """Standard error of the mean when observations within a cluster are dependent: sqrt(G/(G-1) sum_g (sum of residuals)^2) / n.
+
+    >>> clustered_standard_error(np.array([1.0, 3.0]), np.array([0, 1]))
+    1.0
+    """
+    residuals = losses - losses.mean()
+    _, index = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(index, residuals)
+    groups = len(sums)
+    if groups < 2:
+        return float("nan")
+    return float(math.sqrt(groups / (groups - 1) * float(np.sum(sums**2))) / len(losses))
+
+
+def tensor_checksum(tensors: dict[str, np.ndarray]) -> str:
+    """SHA-256 over names, shapes, types and bytes, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].shape} {tensors[name].dtype}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def path_step(path: Path) -> int:
+    """Step in the name of a saved state."""
+    text = path.name.removesuffix(".safetensors").rpartition("-")[2]
+    return int(text) if text.isdigit() else -1
+
+
+def _shape_only(optimizer: OptimizerConfig) -> OptimizerConfig:
+    """The part of the optimizer that is compiled in: rates are arguments of the program."""
+    return OptimizerConfig(
+        learning_rate=0.0,
+        embedding_learning_rate=0.0,
+        head_learning_rate=0.0,
+        weight_decay=0.0,
+        momentum=optimizer.momentum,
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+    )
+
+
+def compile_ahead(config: TrunkConfig) -> None:
+    """Compile the programs of a trunk into the shared cache without training anything."""
+    compiled = program(config.model, _shape_only(config.optimizer))
+    state = jax.eval_shape(lambda: compiled.start(0))
+    batch = config.data.batch_tokens // config.model.sequence_length
+    windows = jax.ShapeDtypeStruct((LOG_EVERY, batch, config.model.sequence_length + 1), jnp.uint8)
+    scalar, integer = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32, weak_type=True)
+    rates = dict.fromkeys(("matrix", "embedding", "head", "weight_decay"), scalar)
+    names = ("batch_tokens", "warmup_steps", "decay_power", "decay_from_tokens", "cooldown_start", "cooldown_end")
+    compiled.advance.lower(state, integer, integer, windows, rates, dict.fromkeys(names, scalar)).compile()
+    rows = -(-config.data.evaluation_windows // EVALUATION_BATCH)
+    evaluation = jax.ShapeDtypeStruct((rows, EVALUATION_BATCH, config.model.sequence_length + 1), jnp.uint8)
+    fast.window_losses.lower(config.model, state["parameters"], evaluation).compile()
+
+
+def _flatten(tree: Any) -> dict[str, jax.Array]:
+    """Leaves by readable path: `parameters.blocks.0.up`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _unflatten(tensors: dict[str, np.ndarray], template: Any) -> Any:
+    """Inverse of `_flatten` for a tree of the same structure."""
+    names = list(_flatten(template))
+    return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(tensors[name]) for name in names])
