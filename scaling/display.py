@@ -31,6 +31,7 @@ class TrunkView:
     trunk: Trunk
     done_runs: int
     done_flops: float
+    done_tokens: float
     live: bool
     point: dict[str, Any] | None
     failed: bool
@@ -44,8 +45,9 @@ def look(folder: Folder, trunk: Trunk) -> TrunkView:
     point = _last_point(folder.trunk(trunk.trunk_id) / f"attempt-{claim.attempt}" / "metrics.jsonl") if live and claim else None
     per_step = trunk.config.data.batch_tokens * training_flops_per_token(trunk.config.model)
     steps = _steps_done(trunk, [run.steps for run in finished], point)
+    tokens = steps * trunk.config.data.batch_tokens
     failed = read_failure(folder, trunk.trunk_id) is not None
-    return TrunkView(trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, live=live, point=point, failed=failed)
+    return TrunkView(trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, done_tokens=tokens, live=live, point=point, failed=failed)
 
 
 def _steps_done(trunk: Trunk, finished: list[int], point: dict[str, Any] | None) -> float:
@@ -82,9 +84,8 @@ class Display:
     console: Console = field(default_factory=lambda: Console(stderr=True))
     _live: Live | None = None
     _began: float = field(default_factory=time.monotonic)
-    _began_flops: float | None = None
     _last_plain: float = 0.0
-    _history: list[tuple[float, float]] = field(default_factory=list)
+    _history: list[tuple[float, float, float]] = field(default_factory=list)  # time, FLOPs done, tokens done
 
     def update(self, *, last: bool = False) -> None:
         """Redraw (terminal) or print a line now and then (no terminal); `last` leaves the final state on the screen."""
@@ -110,17 +111,15 @@ class Display:
         total = sum(view.trunk.flops for view in views)
         done = sum(view.trunk.flops if view.failed else view.done_flops for view in views)
         runs, finished = sum(len(view.trunk.runs) for view in views), sum(view.done_runs for view in views)
-        self._history = [entry for entry in self._history if now - entry[0] < 30] + [(now, done)]
-        (then, before), elapsed = self._history[0], now - self._began
-        if self._began_flops is None:
-            self._began_flops = done
-        rate = (done - self._began_flops) / elapsed if elapsed > 0 else 0.0
-        recent = (done - before) / (now - then) if now - then > 2 else rate
-        tokens = sum(_tokens_per_flop(view) * recent for view in views if view.live) / max(1, sum(view.live for view in views))
+        tokens = sum(view.done_tokens for view in views)
+        self._history = [*self._history[:1], *(entry for entry in self._history[1:] if now - entry[0] < 30), (now, done, tokens)]
+        (start, first, _), (then, _, before) = self._history[0], self._history[min(1, len(self._history) - 1)]
+        rate = (done - first) / max(now - start, 1e-9)
+        speed = (tokens - before) / max(now - then, 1e-9)
         left = f"{clock((total - done) / rate)} left" if rate > 0 else "time left: not known yet"
         losses = [view.point["train_loss"] for view in views if view.point]
         loss = f"loss {min(losses):.3f}" if losses else "loss -"
-        return f"{finished}/{runs} runs · {done / total:4.0%} · {format_quantity(tokens)} tokens/s · {loss} · {clock(elapsed)} gone · {left}"
+        return f"{finished}/{runs} runs · {done / total:4.0%} · {format_quantity(speed)} tokens/s · {loss} · {clock(now - self._began)} gone · {left}"
 
     def _table(self, views: list[TrunkView]) -> Table:
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
@@ -134,10 +133,6 @@ class Display:
             loss = f"{view.point['train_loss']:.3f}" if view.point else ""
             table.add_row(label, state, bar, tokens, loss)
         return table
-
-
-def _tokens_per_flop(view: TrunkView) -> float:
-    return 1 / training_flops_per_token(view.trunk.config.model)
 
 
 def clock(seconds: float) -> str:

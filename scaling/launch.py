@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaling import claim as claims
-from scaling.config import UserError
+from scaling.config import ModelConfig, UserError
 from scaling.corpus import cache_folder
 from scaling.environment import worker_environment
 from scaling.forecasts import forecast_hash
@@ -56,15 +56,17 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
     folder = Folder(root)
     resolved = read_resolved(root)
     corpus = load(resolved.sweep.corpus, content_hash=resolved.corpus_hash)
-    trained, compiled = 0, set()
+    trained = 0
+    compiled: set[ModelConfig] = set()
     while True:
         pending = pending_trunks(folder, resolved)
-        for trunk in (trunk for trunk in pending if is_released(folder, trunk)):
+        for trunk in _by_preference(folder, [trunk for trunk in pending if is_released(folder, trunk)], compiled):
             claim = claims.take(folder, trunk.trunk_id)
             if claim is None:
                 continue
             records = resolved.sweep.records
             trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify)
+            compiled.add(trunk.config.model)
             _train_claimed(trainer)
             trained += 1
             break
@@ -76,6 +78,12 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
                     compile_ahead(trunk.config)
                     compiled.add(trunk.config.model)
             time.sleep(POLL_SECONDS)
+
+
+def _by_preference(folder: Folder, trunks: list[Trunk], compiled: set[ModelConfig]) -> list[Trunk]:
+    """Dearest first, but shapes that this worker has compiled before others, and shapes that another is compiling now last."""
+    busy = {trunk.config.model for trunk in trunks if claims.is_live(folder, trunk.trunk_id)}
+    return sorted(trunks, key=lambda trunk: (trunk.config.model not in compiled, trunk.config.model in busy))
 
 
 def _train_claimed(trainer) -> None:

@@ -4,6 +4,8 @@ Pre-norm blocks with gainless RMSNorm (also on the embeddings), causal attention
 a learned gain on the query (Henry et al. 2020), ReLU^2 MLP (So et al. 2021), untied head. Matrices are stored (out, in).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +84,8 @@ class Transformer(nnx.Module):
         return rms_norm(x) @ self.head[...].T
 
 
-def initial_parameters(config: ModelConfig, *, seed: int) -> dict:
+@partial(jax.jit, static_argnums=0)
+def initial_parameters(config: ModelConfig, seed: int) -> dict:
     """Parameters as a plain nested dict (the form that training, checkpoints and `scaling.fast` use)."""
     return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(jax.random.key(seed))), nnx.Param))
 

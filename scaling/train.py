@@ -60,7 +60,7 @@ def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
     transform = make_optimizer(optimizer)
 
     def start(seed: int) -> State:
-        parameters = initial_parameters(model, seed=seed)
+        parameters = initial_parameters(model, seed)
         state = {"parameters": parameters, "optimizer": transform.init(parameters)}
         return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)  # no weak types: they would compile `advance` twice
 
@@ -85,7 +85,7 @@ def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
         def body(step, carry):
             state, losses, _ = carry
             state, loss, gradients = one_step(step, first, state, windows, rates, schedule)
-            return state, lax.dynamic_update_index_in_dim(losses, loss, step - first, 0), optax.global_norm(gradients)
+            return state, lax.dynamic_update_index_in_dim(losses, loss, step - first, 0), optax.tree.norm(gradients)
 
         return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
 
@@ -204,7 +204,7 @@ class Trainer:
                 losses = np.asarray(losses)[: end - step].astype(np.float64)
                 if not np.isfinite(losses).all():
                     raise Diverged(step + int(np.argmin(np.isfinite(losses))) + 1)
-                multiplier = rate_multiplier(np.float32(end - 1), **schedule)
+                multiplier = _multiplier(np.float32(end - 1), schedule)
                 point = {
                     "phase": "trunk" if phase == "trunk" else "cooldown",
                     "step": end,
@@ -420,6 +420,11 @@ def _shape_only(optimizer: OptimizerConfig) -> OptimizerConfig:
         beta1=optimizer.beta1,
         beta2=optimizer.beta2,
     )
+
+
+@jax.jit
+def _multiplier(step, schedule):
+    return rate_multiplier(step, **schedule)
 
 
 def compile_ahead(config: TrunkConfig) -> None:

@@ -1,0 +1,45 @@
+# make run | test | check | bench is all there is to know; each sets up what it needs (Python 3.11+, pip, venv, make).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SWEEP ?= sweeps/quickstart.toml
+
+.PHONY: help setup run test check bench lock clean
+
+help:
+	@echo "make setup   environment in .venv/ from the pinned lock"
+	@echo "make run     the main job: train, fit, plot, report (SWEEP=$(SWEEP))"
+	@echo "make test    the test suite"
+	@echo "make check   formatting, lint, types"
+	@echo "make bench   timings of this machine"
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	@echo "setting up .venv (about two minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch .venv/ready
+
+run: setup
+	@$(BIN)/scaling run $(SWEEP)
+
+test: setup
+	@$(BIN)/python -m pytest
+
+check: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+
+bench: setup
+	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/fit.py
+
+lock:
+	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
+	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info

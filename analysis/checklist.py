@@ -1,0 +1,224 @@
+"""The reproducibility checklist of Li et al. 2025, "(Mis)Fitting", filled from the records; what they do not say is called unknown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from analysis.fitting import Fit
+    from analysis.tables import Analysis
+
+UNKNOWN = "unknown: not recorded"
+Item = tuple[str, str]
+
+
+def checklist_items(analysis: Analysis, folder: str | Path) -> dict[str, list[Item]]:
+    """Answer the checklist's questions from the tables, the fits and the forecasts.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        Runs, fits and tables.
+    folder : str or Path
+        The results folder: its sweep.toml (question) and forecasts are read where present.
+
+    Returns
+    -------
+    dict
+        The four groups (form and hypothesis, training, data, fit), each a list of (question, answer); answers are plain one-line text that
+        may hold words of the data, unescaped.
+    """
+    folder = Path(folder)
+    return {
+        "Form and hypothesis": _form(analysis, folder),
+        "Training": _training(analysis, folder),
+        "Data": _data(analysis, folder),
+        "Fit": _fit(analysis, folder),
+    }
+
+
+def checklist_markdown(analysis: Analysis, folder: str | Path) -> str:
+    """Write the checklist as Markdown."""
+    lines = [
+        "# Reproducibility checklist",
+        "",
+        'After Li et al. 2025, "(Mis)Fitting: a survey of scaling laws". Filled from the records of this folder; '
+        "what they do not say is marked unknown.",
+    ]
+    for group, items in checklist_items(analysis, folder).items():
+        lines += ["", f"## {group}", ""]
+        lines += [f"- **{_markdown(question)}**: {_markdown(answer)}" for question, answer in items]
+    return "\n".join(lines) + "\n"
+
+
+def _form(analysis: Analysis, folder: Path) -> list[Item]:
+    laws = [f"{fit.law.name}: {fit.law.formula} ({fit.law.source})" for fit in analysis.fits]
+    free = [f"{fit.law.name}: {len(fit.law.parameters)} ({', '.join(fit.law.parameters)})" for fit in analysis.fits]
+    variables = [f"{fit.law.name}: {', '.join(fit.law.variables)}" for fit in analysis.fits]
+    subsets = [f"{fit.law.name}: {fit.subset}" for fit in analysis.fits if str(fit.subset).strip()]
+    compute = sorted({str(fit.c_column) for fit in analysis.fits})
+    return [
+        ("Question", _question(folder)),
+        ("Law fitted", _join(laws)),
+        ("Variables", _join(variables)),
+        ("Free parameters", _join(free)),
+        ("Runs each law is fitted on", _join(subsets)),
+        ("N", f"column {analysis.runs.n_column}"),
+        ("D", f"column {analysis.runs.d_column}"),
+        ("C", f"column {', '.join(compute)} in the law of C; the frontier counts C = 6ND" if compute else UNKNOWN),
+        ("Loss", f"column {analysis.runs.loss_column}"),
+    ]
+
+
+def _training(analysis: Analysis, folder: Path) -> list[Item]:
+    frame = analysis.runs.frame
+    cells = frame.groupby(["N", "D"]).size()
+    repeats = f"{len(cells)} cells (N, D), {int(cells.min())} to {int(cells.max())} runs in each"
+    tuned = _count(analysis.runs.all_rows, "role", "tune")
+    recorded = "recipe_version" in analysis.runs.all_rows
+    return [
+        ("Models trained", f"{len(frame)} runs of {frame.trunk_id.nunique()} trunks, {frame.N.nunique()} sizes"),
+        ("Sizes", _levels(frame.N)),
+        ("Data per model", f"{_levels(frame.D)} tokens; tokens per parameter {_range(frame.D / frame.N)}"),
+        ("Repeats", repeats),
+        ("Seeds", _facts(frame, "seed_init", "seed_data")),
+        ("Shapes", _facts(frame, "d_model", "n_layers", "n_heads", "d_ff", "sequence_length")),
+        ("Learning rate", _facts(frame, "learning_rate")),
+        ("Batch", _facts(frame, "batch_tokens")),
+        ("Schedule", _facts(frame, "schedule", "warmup_steps", "cooldown_steps")),
+        ("Tuned", f"{tuned} tuning runs in this folder; none of them fitted" if recorded else UNKNOWN),
+        ("Optimiser", "in sweep.resolved.json" if (folder / "sweep.resolved.json").is_file() else UNKNOWN),
+        ("Numerics", _facts(frame, "numerics_id")),
+        ("Machines", _facts(frame, "host")),
+        ("Compute spent, FLOPs", f"{frame.flops_spent.astype(float).sum():.4g}" if "flops_spent" in frame else UNKNOWN),
+    ]
+
+
+def _data(analysis: Analysis, folder: Path) -> list[Item]:
+    runs = analysis.runs
+    reasons = runs.excluded.reason.astype(str).value_counts() if len(runs.excluded) else pd.Series(dtype=int)
+    excluded = _join([f"{count} x {reason}" for reason, count in sorted(reasons.items(), key=str)]) if len(reasons) else "none"
+    released = [name for name in ("runs.csv", "curves.parquet") if (folder / name).is_file()] or [runs.source.name]
+    trunks = "schedule" in runs.frame
+    return [
+        ("Text", _facts(runs.frame, "corpus", "corpus_hash")),
+        ("Tokenizer", _facts(runs.frame, "tokenizer", "vocab_size")),
+        ("Repetition", _facts(runs.frame, "epochs")),
+        ("Runs used", f"{len(runs.frame)} of {len(runs.all_rows)} rows of {runs.source.name}"),
+        ("Checkpoints used", "the end of each run, after its cooldown" if trunks else UNKNOWN),
+        ("Smoothing", "none: held-out loss at the end of a run" if trunks else UNKNOWN),
+        ("Exclusions", excluded),
+        ("Raw points", f"in this folder: {', '.join(released)}"),
+    ]
+
+
+def _fit(analysis: Analysis, folder: Path) -> list[Item]:
+    items: list[Item] = []
+    for fit in analysis.fits:
+        name = fit.law.name
+        items += [
+            (f"{name}: objective", _objective(fit)),
+            (f"{name}: optimiser", str(fit.method) or UNKNOWN),
+            (f"{name}: starts", f"{fit.starts}; {100 * fit.starts_agree:.0f} % end at the reported optimum"),
+            (f"{name}: verdict", f"{fit.status}; condition {fit.condition:.3g}; RMSE of log loss {fit.rmse_log:.3g}"),
+            (
+                f"{name}: error out of sample",
+                f"{100 * fit.cv_error:.3g} % (rolling folds)" if np.isfinite(fit.cv_error) else UNKNOWN,
+            ),
+            (f"{name}: intervals", _intervals(fit)),
+            (f"{name}: noise", str(fit.noise.source) if fit.noise is not None else UNKNOWN),
+        ]
+    items.append(("Acceptance fixed beforehand, and hold-outs", _forecasts(analysis, folder)))
+    return items
+
+
+def _objective(fit: Fit) -> str:
+    delta = f", delta {fit.delta:.4g}" if fit.delta is not None and np.isfinite(fit.delta) else ""
+    return f"{fit.loss}{delta} on {fit.link} loss; value {fit.objective:.6g}"
+
+
+def _intervals(fit: Fit) -> str:
+    if fit.draws is None:
+        return "none were computed"
+    return f"{100 * fit.ci_level:g} %, {len(fit.draws)} joint draws, conditional on the law"
+
+
+def _forecasts(analysis: Analysis, folder: Path) -> str:
+    parts: list[str] = []
+    held = analysis.runs.holdouts.set_index("run_id").loss if len(analysis.runs.holdouts) else pd.Series(dtype=float)
+    for path in sorted((folder / "forecasts").glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            run, predicted = str(record["target"]["run_id"]), float(record["predicted"])
+            limit = float(record["threshold_relative_error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            parts.append(f"{path.name} cannot be read")
+            continue
+        observed = held.get(run)
+        if observed is None:
+            parts.append(f"{run}: forecast {predicted:.4f}, accepted within {100 * limit:g} %, not scored yet")
+        else:
+            error = predicted / float(observed) - 1
+            verdict = "accepted" if abs(error) <= limit else "missed"
+            parts.append(
+                f"{run}: forecast {predicted:.4f}, observed {float(observed):.4f}, off by {100 * error:+.2f} %, "
+                f"threshold {100 * limit:g} %: {verdict}"
+            )
+    return _join(parts) if parts else "none: no forecast was registered"
+
+
+def _question(folder: Path) -> str:
+    """Return the question of the sweep file's opening comment."""
+    path = folder / "sweep.toml"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if not line.startswith("#"):
+                break
+            if "Question:" in line:
+                return line.split("Question:", 1)[1].split("   ")[0].strip() or UNKNOWN
+    return UNKNOWN
+
+
+def _join(parts: list[str]) -> str:
+    return "; ".join(parts) if parts else UNKNOWN
+
+
+def _count(frame: pd.DataFrame, column: str, value: str) -> int:
+    return int((frame[column].astype(str) == value).sum()) if column in frame else 0
+
+
+def _facts(frame: pd.DataFrame, *columns: str) -> str:
+    """Say the levels of the columns that exist and are filled."""
+    known = [name for name in columns if name in frame and frame[name].notna().any() and (frame[name].astype(str) != "").any()]
+    return _join([f"{name} {_levels(frame[name])}" for name in known])
+
+
+def _levels(values: pd.Series) -> str:
+    """List the levels of a column, or their range when there are more than eight."""
+    found = sorted(values.dropna().unique().tolist())
+    if len(found) <= 8:
+        return ", ".join(_number(value) for value in found)
+    return f"{_number(found[0])} to {_number(found[-1])} ({len(found)} levels)"
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.6g}" if abs(value) < 1e15 and value != int(value) else f"{int(value)}" if abs(value) < 1e15 else f"{value:g}"
+    return str(value)
+
+
+def _markdown(text: str) -> str:
+    """Keep foreign words from becoming markup or new lines."""
+    clean = "".join(char if char.isprintable() else " " for char in text)
+    for char in "\\`*[]":
+        clean = clean.replace(char, "\\" + char)
+    return clean.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,341 @@
+"""Drawings of runs and laws. Each function draws on the axes it is given and returns them; nothing is fitted here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, tidy_forecasts
+from analysis.plot_style import (
+    HOLDOUT,
+    INK,
+    SMALL,
+    axis_labels,
+    end_labels,
+    levels_of,
+    log_axis,
+    loss_axis,
+    power_of_ten,
+    sequential,
+    si,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from analysis.fitting import Fit
+
+LOSS = "held-out loss, nats per token"
+AXES = {
+    "N": ("parameters N", "N"),
+    "D": ("training tokens D", "D"),
+    "C": ("training compute C, FLOPs", "C"),
+}
+
+
+def draw_loss_curves(curves: pd.DataFrame, ax: Axes, *, sizes: dict[str, float]) -> Axes:
+    """Draw train loss over tokens: each trunk, the cooldowns that leave it, and held-out loss at the end of each.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        As curves.parquet: run_id, trunk_id, phase, step, tokens, train_loss (nats/token), loss (held-out, at the last point of a run).
+    ax : Axes
+    sizes : dict
+        N of each run_id; runs without one are left out.
+    """
+    frame = curves.assign(N=curves.run_id.map(sizes)).dropna(subset=["N"])
+    frame = frame[(frame.tokens > 0) & frame.train_loss.gt(0)]
+    levels = sorted(frame.N.unique())
+    colors = dict(zip(levels, sequential(levels), strict=True))
+    ends: dict[float, list[float]] = {}
+    # Branches share their trunk's points: each is drawn once.
+    trunk = frame[frame.phase != "cooldown"].drop_duplicates(["trunk_id", "step"])
+    before: dict[str, pd.DataFrame] = {}
+    for trunk_id, line in trunk.groupby("trunk_id"):
+        before[str(trunk_id)] = _smooth(line)
+        _curve(ax, before[str(trunk_id)], color=colors[line.N.iloc[0]], alpha=0.45)
+    for _, line in frame[frame.phase == "cooldown"].groupby("run_id"):
+        smooth = _smooth(line)
+        left = before.get(str(line.trunk_id.iloc[0]))
+        if left is not None:
+            smooth = pd.concat([left[left.step < smooth.step.min()].tail(1), smooth])
+        _curve(ax, smooth, color=colors[line.N.iloc[0]], alpha=1.0)
+    finals = frame[frame.loss.notna()]
+    for size, group in finals.groupby("N"):
+        ax.plot(
+            group.tokens,
+            group.loss,
+            "o",
+            color=colors[size],
+            markersize=6,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            zorder=4,
+        )
+        far = group[group.tokens == group.tokens.max()]
+        ends[float(size)] = [float(far.loss.mean())]
+    start = max(float(frame.tokens.min()), float(frame.tokens.max()) / 40)
+    log_axis(ax, "x", limits=(start, float(frame.tokens.max()) * 1.1), levels=_ticks(start, finals.tokens))
+    seen = frame[frame.tokens >= start]
+    low = min(float(seen.train_loss.min()), float(finals.loss.min()) if len(finals) else np.inf)
+    loss_axis(ax, low * 0.97, float(seen.train_loss.quantile(0.985)) * 1.03)
+    end_labels(ax, [(ends[n][0], si(n), colors[n]) for n in levels if n in ends], header="N")
+    axis_labels(ax, "training tokens seen", "loss, nats per token")
+    return ax
+
+
+def _ticks(start: float, tokens: pd.Series) -> list[float]:
+    """Token counts at which runs end, and halvings of the least of them down to the start of the axis."""
+    ticks = [float(value) for value in np.unique(tokens)]
+    while ticks and ticks[0] / 2 > start:
+        ticks.insert(0, ticks[0] / 2)
+    return ticks
+
+
+def _smooth(line: pd.DataFrame) -> pd.DataFrame:
+    """Smooth the train loss by a running geometric mean over an eighth of the line and at most 9 points."""
+    line = line.sort_values("step")
+    window = max(1, min(9, len(line) // 8))
+    return line.assign(train_loss=np.exp(np.log(line.train_loss).rolling(window, center=True, min_periods=1).mean()))
+
+
+def _curve(ax: Axes, line: pd.DataFrame, *, color: Any, alpha: float) -> None:
+    ax.plot(line.tokens, line.train_loss, color=color, linewidth=1.2, alpha=alpha)
+
+
+def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: pd.DataFrame | None = None) -> Axes:
+    """Draw loss against N at each D (``axis="N"``) or against D at each N (``axis="D"``): runs, law and its interval.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of a law in N and D, or in `axis` alone (then one line).
+    ax : Axes
+    axis : {"N", "D"}
+    forecasts : DataFrame, optional
+        The forecast rows of predictions.csv: params, tokens, predicted, pi_low, pi_high, observed.
+    """
+    other = "D" if axis == "N" else "N"
+    frame = fit.frame
+    two = other in fit.law.variables
+    fore = tidy_forecasts(forecasts)
+    extra = {"N": fore.params, "D": fore.tokens}
+    levels, own = levels_of(frame[other]) if two else ([float(frame[other].max())], True)
+    # A hold-out at another level of the other axis gets its own, dashed line.
+    beyond = [float(v) for v in np.unique(extra[other]) if two and not np.isclose(v, levels, rtol=1e-9).any()]
+    drawn = sorted(levels + beyond)
+    palette = dict(zip(drawn, sequential(drawn), strict=True))
+    xs = np.concatenate([frame[axis], extra[axis]])
+    limits = (float(xs.min()) / 1.12, float(xs.max()) * 1.12)
+    inside = (float(frame[axis].min()), float(frame[axis].max()))
+    grid = np.unique(np.concatenate([np.geomspace(*limits, 61), inside]))
+    labels: list[tuple[float, str, Any]] = []
+    lows, highs = [float(frame.loss.min())], [float(frame.loss.max())]
+    for level in drawn:
+        point = {axis: grid, other: np.full(len(grid), level)}
+        arguments = {name: point[name] for name in fit.law.variables}
+        law = np.asarray(fit.predict(**arguments))
+        held = level in beyond
+        draw_band(fit, ax, grid, arguments, color=palette[level])
+        covered = (grid >= inside[0] * (1 - 1e-9)) & (grid <= inside[1] * (1 + 1e-9)) & (not held)
+        ax.plot(grid, law, color=palette[level], linewidth=1.4, linestyle=(0, (4, 2.5)))
+        ax.plot(grid[covered], law[covered], color=palette[level], linewidth=1.4)
+        labels.append((float(law[-1]), si(level), HOLDOUT if held else palette[level]))
+        lows.append(float(law.min()))
+        highs.append(float(law.max()))
+    draw_points(ax, frame, axis, other, palette, own)
+    for row in fore.itertuples():
+        highs.append(float(row.pi_high))
+        lows.append(float(row.pi_low))
+    log_axis(ax, "x", limits=limits, levels=levels_of(xs)[0] if levels_of(xs)[1] else ())
+    below = float(fore.pi_low.min()) if len(fore) else None
+    loss_axis(ax, min(lows) / 1.025, max(highs) * 1.025, below=below)
+    draw_forecasts(fore, ax, x="params" if axis == "N" else "tokens")
+    end_labels(ax, labels, header=f"at {other} =")
+    axis_labels(ax, axis_name(fit, axis), LOSS)
+    return ax
+
+
+def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: pd.DataFrame | None = None, forecasts: pd.DataFrame | None = None) -> Axes:
+    """Draw loss against training compute: runs coloured by N, those of one model joined, and the compute-optimal frontier of the law.
+
+    Parameters
+    ----------
+    fit : Fit
+        Its frame gives the runs.
+    ax : Axes
+    frontier : DataFrame, optional
+        Rows of frontier.csv of one law: flops (6ND), loss, and optionally loss_ci_low, loss_ci_high.
+    forecasts : DataFrame, optional
+        The forecast rows of predictions.csv.
+    """
+    frame = fit.frame.assign(flops=6.0 * fit.frame.N * fit.frame.D)
+    fore = tidy_forecasts(forecasts)
+    fore = fore.assign(flops=6.0 * fore.params * fore.tokens)
+    levels, own = levels_of(frame.N)
+    palette = dict(zip(levels, sequential(levels), strict=True))
+    if own:
+        for size in levels:
+            mean = frame[size == frame.N].groupby("flops").loss.mean()
+            ax.plot(mean.index, mean.to_numpy(), color=palette[size], linewidth=1, alpha=0.6)
+    draw_points(ax, frame, "flops", "N", palette, own)
+    xs = np.concatenate([frame.flops, fore.flops])
+    limits = (float(xs.min()) / 1.25, float(xs.max()) * 1.35)
+    losses = np.concatenate([frame.loss, fore.pi_low, fore.pi_high])
+    low, high = float(losses.min()), float(losses.max())
+    if frontier is not None and len(frontier):
+        line = frontier.sort_values("flops")
+        line = line[(line.flops >= limits[0]) & (line.flops <= limits[1])]
+        if {"loss_ci_low", "loss_ci_high"} <= set(line.columns):
+            ax.fill_between(line.flops, line.loss_ci_low, line.loss_ci_high, color=INK, alpha=0.16, linewidth=0)
+        inside = (line.flops >= frame.flops.min()) & (line.flops <= frame.flops.max())
+        ax.plot(line.flops, line.loss, color=INK, linewidth=1.6, linestyle=(0, (4, 2.5)))
+        ax.plot(line.flops[inside], line.loss[inside], color=INK, linewidth=2.2)
+        if len(line):
+            low = min(low, float(line.loss.min()))
+    log_axis(ax, "x", limits=limits, formatter=power_of_ten, most=6)
+    loss_axis(ax, low / 1.03, high * 1.03, below=float(fore.pi_low.min()) if len(fore) else None)
+    if frontier is not None and len(frontier) and len(line):
+        at = line.iloc[int(0.45 * len(line))]
+        ax.annotate(
+            "compute-optimal\nfrontier",
+            (at.flops, at.loss),
+            xytext=(-6, -12),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=SMALL,
+            color=INK,
+        )
+    draw_forecasts(fore, ax, x="flops")
+    for number, size in enumerate(levels if own else []):
+        first = frame[size == frame.N].sort_values("flops").iloc[0]
+        ax.annotate(
+            f"N = {si(size)}" if number == 0 else si(size),
+            (float(first.flops), float(frame.loss[(size == frame.N) & (frame.flops == first.flops)].max())),
+            xytext=(3, 6),
+            textcoords="offset points",
+            fontsize=SMALL,
+            color=palette[size],
+        )
+    axis_labels(ax, "training compute 6ND, FLOPs", LOSS)
+    return ax
+
+
+def draw_returns(returns: pd.DataFrame, ax: Axes, *, axis: str, threshold: float | None = None) -> Axes:
+    """Draw what one more doubling of N, D or C buys, along that axis.
+
+    Parameters
+    ----------
+    returns : DataFrame
+        Rows of returns.csv for one axis: from, to, gain_per_doubling (nats/token), its interval, beyond_data.
+    ax : Axes
+    axis : {"N", "D", "C"}
+    threshold : float, optional
+        Share of the loss below which a doubling is said not to pay (drawn for C).
+    """
+    rows = returns.sort_values("from")
+    middle = np.sqrt(rows["from"] * rows["to"]).to_numpy()
+    gain = rows.gain_per_doubling.to_numpy()
+    beyond = rows.beyond_data.astype(bool).to_numpy()
+    color = {"N": "#3b528b", "D": "#21908d", "C": INK}[axis]
+    high = rows.gain_per_doubling_ci_high.to_numpy()
+    banded = bool(np.isfinite(high).all())
+    if banded:
+        ax.fill_between(middle, rows.gain_per_doubling_ci_low, high, color=color, alpha=0.18, linewidth=0)
+    ax.plot(
+        middle,
+        gain,
+        color=color,
+        linewidth=1.6,
+        linestyle=(0, (4, 2.5)),
+        marker="o",
+        markersize=4.5,
+        markerfacecolor="white",
+    )
+    ax.plot(middle[~beyond], gain[~beyond], color=color, linewidth=2.2, marker="o", markersize=5)
+    if beyond.any() and (~beyond).any():
+        edge = float(rows["to"][~beyond].max())
+        ax.axvspan(edge, float(rows["to"].max()) * 1.05, color="#f3efe6", linewidth=0, zorder=0)
+        share = np.log(edge / rows["from"].min()) / np.log(rows["to"].max() / rows["from"].min())
+        words, at, side = ("beyond the data", share + 0.015, "left") if share < 0.7 else ("beyond\nthe data", 0.985, "right")
+        ax.text(at, 0.97, words, transform=ax.transAxes, fontsize=SMALL, color="#7a6a45", va="top", ha=side)
+    if threshold is not None and "loss_from" in rows:
+        ax.plot(middle, threshold * rows.loss_from, color=HOLDOUT, linewidth=1.3)
+        ax.annotate(
+            f"{100 * threshold:g} % of the loss", (middle[0], threshold * float(rows.loss_from.iloc[0])), xytext=(0, 4),
+            textcoords="offset points", fontsize=SMALL, color=HOLDOUT, va="bottom",
+        )  # fmt: skip
+    log_axis(
+        ax,
+        "x",
+        limits=(float(rows["from"].min()) / 1.05, float(rows["to"].max()) * 1.05),
+        formatter=power_of_ten if axis == "C" else si,
+        most=6,
+    )
+    top = float(np.max(high if banded else gain))
+    ax.set_ylim(0, min(top, 2.2 * float(np.nanmax(gain))) * 1.12)
+    axis_labels(ax, AXES[axis][0] + (" = 6ND" if axis == "C" else ""), "")
+    return ax
+
+
+def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: pd.DataFrame | None = None) -> Axes:
+    """Draw what the law leaves over, in percent of the loss, against N, D or D/N; the noise between seeds as a grey band.
+
+    Parameters
+    ----------
+    fit : Fit
+        Its frame: N, D, residual_log = log predicted − log loss, noise_sd.
+    ax : Axes
+    against : {"N", "D", "D/N"}
+    forecasts : DataFrame, optional
+        The forecast rows of predictions.csv; drawn as stars, never part of the fit.
+    """
+    frame = fit.frame.assign(ratio=fit.frame.D / fit.frame.N)
+    fore = tidy_forecasts(forecasts)
+    fore = fore[fore.observed.notna()]
+    xs = {"N": frame.N, "D": frame.D, "D/N": frame.ratio}[against].to_numpy()
+    held = {"N": fore.params, "D": fore.tokens, "D/N": fore.tokens / fore.params}[against].to_numpy(dtype=np.float64)
+    # Observed against the law: above zero, the run is worse than the law says.
+    left = 100 * np.expm1(-frame.residual_log.to_numpy())
+    order = np.argsort(xs)
+    noise = 100 * frame.noise_sd.to_numpy()
+    everything = np.concatenate([xs, held])
+    limits = (float(everything.min()) / 1.15, float(everything.max()) * 1.15)
+    by_level = pd.Series(noise[order]).groupby(xs[order]).mean()
+    if not np.isfinite(noise).all():
+        by_level = by_level * 0
+    elif len(by_level) > 8:
+        by_level = by_level * 0 + float(np.median(noise))
+    edges = [limits[0], *by_level.index, limits[1]]
+    band = 2 * np.array([by_level.iloc[0], *by_level, by_level.iloc[-1]])
+    ax.fill_between(edges, -band, band, color="#000000", alpha=0.08, linewidth=0)
+    ax.axhline(0, color=INK, linewidth=1)
+    key = "D" if against == "N" else "N"
+    levels = np.unique(frame[key])
+    colors = dict(zip(levels, sequential(levels), strict=True))
+    ax.scatter(xs, left, c=[colors[v] for v in frame[key]], s=34, edgecolors="white", linewidths=0.6, zorder=3)
+    means = pd.Series(left).groupby(xs).mean()
+    if 2 <= len(means) <= 8 < len(xs):
+        ax.plot(means.index, means.to_numpy(), color=INK, linewidth=1.6, marker="_", markersize=16, zorder=4)
+    percent = 100 * (fore.observed / fore.predicted - 1).to_numpy(dtype=np.float64)
+    ax.plot(held, percent, "*", color=HOLDOUT, markersize=15, markeredgecolor="white", zorder=5)
+    own, few = levels_of(everything)
+    log_axis(ax, "x", limits=limits, levels=own if few else ())
+    reach = 1.12 * float(np.nanmax(np.abs(np.concatenate([left, percent, band, [0.05]]))))
+    ax.set_ylim(-reach, reach)
+    ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+    axis_labels(ax, "tokens per parameter D/N" if against == "D/N" else axis_name(fit, against), "")
+    if len(levels) <= 6:
+        end_labels(ax, [(0.0, f"● {si(v)}", colors[v]) for v in levels[::-1]][::-1], header=key, leaders=False)
+    if len(held) and against == "N":
+        at = (float(held[-1]), float(percent[-1]))
+        ax.annotate(
+            "hold-out", at, xytext=(-9, 0), textcoords="offset points", fontsize=SMALL, color=HOLDOUT, ha="right",
+            va="center",
+        )  # fmt: skip
+    return ax

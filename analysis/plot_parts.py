@@ -1,0 +1,91 @@
+"""Parts that several plots share: points, bands, forecasts, and the words on axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.plot_style import HOLDOUT, SMALL, sequential
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from analysis.fitting import Fit
+
+FORECAST_COLUMNS = ("params", "tokens", "predicted", "pi_low", "pi_high", "observed", "relative_error")
+
+
+def tidy_forecasts(frame: pd.DataFrame | None) -> pd.DataFrame:
+    """Return forecast rows as floats; an empty frame with the same columns when there are none."""
+    if frame is None or not len(frame):
+        return pd.DataFrame({name: np.zeros(0) for name in FORECAST_COLUMNS})
+    return (
+        frame.reindex(columns=list(FORECAST_COLUMNS)).apply(pd.to_numeric, errors="coerce").dropna(subset=["params", "tokens", "predicted"])
+    )
+
+
+def axis_name(fit: Fit, axis: str) -> str:
+    """Name N, D or C with the column that stands for it."""
+    column = {"N": fit.n_column, "D": fit.d_column, "C": fit.c_column}[axis]
+    words = {
+        "params_non_embedding": "non-embedding parameters N",
+        "params_total": "total parameters N",
+        "tokens": "training tokens D",
+        "flops": "training compute C, FLOPs",
+        "flops_6nd": "training compute C = 6ND, FLOPs",
+    }
+    return words.get(
+        str(column),
+        f"{ {'N': 'parameters N', 'D': 'training tokens D', 'C': 'training compute C, FLOPs'}[axis] } ({column})",
+    )
+
+
+def draw_band(fit: Fit, ax: Axes, x: np.ndarray, arguments: Mapping[str, np.ndarray], *, color: Any) -> Axes:
+    """Shade the law's confidence interval at the given points; nothing when the fit has no draws."""
+    if fit.draws is not None:
+        low, high = fit.interval(**arguments)
+        ax.fill_between(x, low, high, color=color, alpha=0.3, linewidth=0)
+    return ax
+
+
+def draw_points(ax: Axes, frame: pd.DataFrame, x: str, by: str, palette: Mapping[float, Any], own: bool) -> Axes:
+    """Draw every run as a point, coloured by `by`; every seed is its own point."""
+    values = frame[by].to_numpy(dtype=np.float64)
+    if own and all(value in palette for value in np.unique(values)):
+        colors = [palette[value] for value in values]
+    else:
+        colors = sequential(values.tolist())
+    many = len(frame) > 80
+    ax.scatter(
+        frame[x],
+        frame.loss,
+        c=colors,
+        s=18 if many else 40,
+        edgecolors="white",
+        linewidths=0.3 if many else 0.7,
+        zorder=3,
+    )
+    return ax
+
+
+def draw_forecasts(forecasts: pd.DataFrame, ax: Axes, *, x: str) -> Axes:
+    """Draw each registered forecast with its prediction interval, and the hold-out's observed loss where there is one."""
+    for row in forecasts.itertuples():
+        at = float(getattr(row, x))
+        ax.errorbar(
+            [at], [row.predicted], yerr=[[row.predicted - row.pi_low], [row.pi_high - row.predicted]], fmt="_", markersize=9,
+            color=HOLDOUT, linewidth=1.8, capsize=4.5, zorder=5,
+        )  # fmt: skip
+        if pd.notna(row.observed):
+            ax.plot([at], [row.observed], "*", color=HOLDOUT, markersize=15, markeredgecolor="white", zorder=6)
+    if len(forecasts):
+        last = forecasts.iloc[int(np.argmax(forecasts[x].to_numpy()))]
+        text = "hold-out ★\nand forecast" if pd.notna(last.observed) else "forecast"
+        ax.annotate(
+            text, (float(last[x]), float(last.pi_low)), xytext=(4, -7), textcoords="offset points", ha="right", va="top", fontsize=SMALL,
+            color=HOLDOUT, linespacing=1.1,
+        )  # fmt: skip
+    return ax

@@ -1,0 +1,336 @@
+"""Commands that read tables: fit, plot, report, query, laws, predict, optimal."""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.fitting import Fit
+    from analysis.laws import Preset
+    from analysis.tables import Analysis
+
+Command = Callable[[argparse.Namespace], int]
+
+EXAMPLES = {
+    "fit": "scaling fit results/quickstart --law chinchilla        scaling fit runs.csv --n-column params --exclude 'N < 1e6'",
+    "plot": "scaling plot results/quickstart --format pdf",
+    "report": "scaling report results/quickstart",
+    "query": 'scaling query results/quickstart "SELECT d_model, tokens, avg(loss) FROM runs GROUP BY ALL ORDER BY 1, 2"',
+    "laws": "scaling laws",
+    "predict": "scaling predict results/quickstart --params 1M --tokens 20M        scaling predict besiroglu2024 --params 1B --tokens 20B",
+    "optimal": "scaling optimal results/quickstart --flops 1e14        scaling optimal besiroglu2024 --flops 1e21 --inference-tokens 1e12",
+}
+DEFAULTS: dict[str, Any] = {
+    "laws": ("power-n", "power-d", "power-c", "chinchilla"),
+    "n_column": None,
+    "d_column": None,
+    "loss_column": None,
+    "exclude": None,
+    "loss": "huber:auto",
+    "link": "log",
+    "bootstrap": 1000,
+    "seed": 0,
+}
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    """Register this module's commands."""
+
+    def add(name: str, function: Command, summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}")
+        made.set_defaults(run=function)
+        return made
+
+    fit = add("fit", fit_command, "fit laws to a results folder or to any CSV of runs, with intervals; write the law tables")
+    plot = add("plot", plot_command, "fit, then draw the plots (give it the flags that you gave to fit)")
+    report = add("report", report_command, "fit, draw, and write one self-contained HTML page and the checklist")
+    for made in (fit, plot, report):
+        made.add_argument("source", metavar="RESULTS|RUNS.csv", type=Path, help="a sweep's results folder, or a CSV of runs")
+        _add_fit_options(made, many=True)
+        made.add_argument(
+            "--out",
+            metavar="DIR",
+            type=Path,
+            help="where to write (default: RESULTS; for a CSV beside it, its name without .csv)",
+        )
+    plot.add_argument("--format", default="png", metavar="png|svg|pdf", help="format of the plots (default: png)")
+
+    query = add(
+        "query",
+        query_command,
+        "SQL over the tables of a results folder: runs, curves, laws, fits, exclusions, ...; reading only",
+    )
+    query.add_argument("results", metavar="RESULTS", type=Path, help="a results folder; every CSV and parquet file in it is a table")
+    query.add_argument("sql", metavar="SQL", help="one SELECT, WITH, DESCRIBE, SHOW or SUMMARIZE statement")
+    laws = add("laws", laws_command, "the registry: law forms with parameters and sources, and published presets")
+
+    predict = add("predict", predict_command, "loss of a model of a size on a number of tokens, with intervals")
+    predict.add_argument("source", metavar="RESULTS|RUNS.csv|PRESET", help="what holds the runs, or a published preset (scaling laws)")
+    predict.add_argument("--params", required=True, metavar="N", help="parameters, counted as the law counts them: 1e9, 1B, 150k")
+    predict.add_argument("--tokens", required=True, metavar="D", help="training tokens: 20e9, 20B, 4M")
+    optimal = add("optimal", optimal_command, "parameters and tokens that make the best of a compute budget, with intervals")
+    optimal.add_argument("source", metavar="RESULTS|RUNS.csv|PRESET", help="what holds the runs, or a published preset (scaling laws)")
+    optimal.add_argument("--flops", required=True, metavar="C", help="training compute, FLOPs: 1e21")
+    optimal.add_argument(
+        "--inference-tokens",
+        metavar="D",
+        help="tokens that the model will serve; --flops then pays for training and serving",
+    )
+    for made in (predict, optimal):
+        _add_fit_options(made, many=False)
+    for made in (query, laws, predict, optimal):
+        made.add_argument("--format", default="table", metavar="table|csv|json", help="how to print (default: table)")
+
+
+def _add_fit_options(made: argparse.ArgumentParser, *, many: bool) -> None:
+    """Add flags that say how laws are fitted; what is not given comes from the sweep's [fit], then from DEFAULTS."""
+    default = "the sweep's, else power-n power-d power-c chinchilla" if many else "chinchilla"
+    made.add_argument(
+        "--law",
+        action="append",
+        metavar="NAME",
+        help=f"law to fit{', repeatable' if many else ''} (default: {default})",
+    )
+    made.add_argument("--loss", metavar="KIND", help="huber:auto, huber:1e-3, lad or mse (default: huber:auto)")
+    made.add_argument("--link", metavar="log|linear", help="residuals of the log loss or of the loss (default: log)")
+    made.add_argument("--n-column", metavar="C", help="column that is the law's N (default: the sweep's, else guessed)")
+    made.add_argument("--d-column", metavar="C", help="column that is the law's D (default: guessed)")
+    made.add_argument("--loss-column", metavar="C", help="column that is the loss (default: guessed)")
+    made.add_argument(
+        "--exclude",
+        metavar="EXPR",
+        help="leave runs out: COLUMN OP VALUE, joined by `and`; they are listed in exclusions.csv",
+    )
+    made.add_argument("--bootstrap", metavar="DRAWS", help="draws for the intervals, 0 for none (default: 1000)")
+    made.add_argument("--seed", metavar="S", help="seed of the draws (default: 0)")
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settle how to fit: flags, then the [fit] of the sweep that made the folder, then DEFAULTS."""
+    settings = dict(DEFAULTS)
+    if (Path(arguments.source) / "sweep.resolved.json").is_file():
+        from scaling.record import read_resolved
+
+        chosen = read_resolved(Path(arguments.source)).sweep.fit
+        settings |= {key: getattr(chosen, key) for key in ("laws", "loss", "link", "n_column", "bootstrap", "seed")}
+    given = {key: value for key in DEFAULTS if (value := getattr(arguments, key, None)) is not None}
+    if "bootstrap" in given:
+        given["bootstrap"] = _whole("--bootstrap", given["bootstrap"], most=100_000)
+    if "seed" in given:
+        given["seed"] = _whole("--seed", given["seed"], most=2**32 - 1)
+    return settings | given | ({"laws": tuple(arguments.law)} if arguments.law else {})
+
+
+def _whole(flag: str, text: str, *, most: int) -> int:
+    """Parse a whole number of 0 to `most`."""
+    from analysis.errors import UserError
+
+    if not text.isascii() or not text.isdigit() or int(text) > most:
+        raise UserError(f"{flag} {text!r} must be a whole number from 0 to {most}")
+    return int(text)
+
+
+def _analyse(arguments: argparse.Namespace) -> tuple["Analysis", Path]:
+    """Fit every law and write the tables; return the analysis and its folder."""
+    from analysis.errors import UserError
+    from analysis.laws import get_law
+    from analysis.tables import analyse
+
+    options = _options(arguments)
+    for law in options["laws"]:
+        get_law(law)
+    source: Path = arguments.source
+    if arguments.out is None and source.is_file() and source.suffix.lower() != ".csv":
+        raise UserError(f"{source} does not end in .csv; name a folder to write to with --out DIR")
+    out = arguments.out or (source if source.is_dir() else source.with_suffix(""))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"cannot write to {out}: it is a file; name a folder with --out DIR")
+    return analyse(source, out=out, **options), out
+
+
+def fit_command(arguments: argparse.Namespace) -> int:
+    """Print the laws to stdout; write the tables."""
+    from analysis.report_text import summary
+
+    analysis, out = _analyse(arguments)
+    print(summary(analysis).rstrip())
+    print(f"tables in {out}; next: scaling report {arguments.source}", file=sys.stderr)
+    return 0
+
+
+def plot_command(arguments: argparse.Namespace) -> int:
+    """Print the paths of the plots to stdout."""
+    from analysis.errors import UserError
+    from analysis.plotting import FORMATS, plot_all
+
+    if arguments.format not in FORMATS:
+        raise UserError(f"--format {arguments.format!r} is unknown; allowed: {', '.join(FORMATS)}")
+    analysis, out = _analyse(arguments)
+    for path in plot_all(analysis, out, format=arguments.format):
+        print(path)
+    return 0
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """Print the path of the report to stdout."""
+    from analysis.plotting import plot_all
+    from analysis.report import write_report
+
+    analysis, out = _analyse(arguments)
+    print(write_report(analysis, out, plot_all(analysis, out)))
+    return 0
+
+
+def query_command(arguments: argparse.Namespace) -> int:
+    """Print the result of a statement to stdout."""
+    from analysis.query import query, render
+
+    _check_format(arguments.format)
+    sys.stdout.write(render(query(arguments.results, arguments.sql), arguments.format))
+    return 0
+
+
+def laws_command(arguments: argparse.Namespace) -> int:
+    """Print forms and presets to stdout."""
+    import pandas as pd
+
+    from analysis.laws import LAWS, PRESETS
+    from analysis.query import render
+
+    _check_format(arguments.format)
+    laws = [
+        {
+            "name": law.name,
+            "kind": "form",
+            "formula": law.formula,
+            "parameters": ", ".join(law.parameters),
+            "n_column": "",
+            "source": law.source,
+        }
+        for law in LAWS.values()
+    ]
+    presets = [
+        {
+            "name": name,
+            "kind": "preset",
+            "formula": preset.law.formula,
+            "parameters": ", ".join(f"{key} {value:.6g}" for key, value in preset.params.items()),
+            "n_column": preset.n_column,
+            "source": preset.source,
+        }
+        for name, preset in PRESETS.items()
+    ]
+    sys.stdout.write(render(pd.DataFrame(laws + presets), arguments.format))
+    return 0
+
+
+def predict_command(arguments: argparse.Namespace) -> int:
+    """Print the predicted loss to stdout, what it rests on to stderr."""
+    from analysis.optimal import predict
+    from scaling.config import parse_quantity
+
+    _check_format(arguments.format)
+    params, tokens = parse_quantity(arguments.params), parse_quantity(arguments.tokens)
+    source = _source(arguments)
+    answer = dataclasses.asdict(predict(source, params=params, tokens=tokens))
+    answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
+    rows = [
+        ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token, the law"),
+        ("loss", answer["loss"], answer["pi_low"], answer["pi_high"], "nats/token, one new run"),
+    ]
+    return _print_answer(arguments, source, answer, rows if math.isfinite(answer["pi_low"]) else rows[:1])
+
+
+def optimal_command(arguments: argparse.Namespace) -> int:
+    """Print the compute-optimal model to stdout, what it rests on to stderr."""
+    from analysis.optimal import optimal
+    from scaling.config import parse_quantity
+
+    _check_format(arguments.format)
+    flops = parse_quantity(arguments.flops)
+    served = None if arguments.inference_tokens is None else parse_quantity(arguments.inference_tokens)
+    source = _source(arguments)
+    answer = dataclasses.asdict(optimal(source, flops, inference_tokens=served))
+    answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
+    empty = float("nan")
+    rows = [
+        ("params_opt", answer["params_opt"], answer["params_ci_low"], answer["params_ci_high"], f"params: {answer['n_column']}"),
+        ("tokens_opt", answer["tokens_opt"], answer["tokens_ci_low"], answer["tokens_ci_high"], "tokens"),
+        ("tokens_per_param", answer["tokens_per_param"], empty, empty, "ratio"),
+        ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token"),
+    ]
+    return _print_answer(arguments, source, answer, rows)
+
+
+# The names that the tables use: quantity_ci_low, quantity_ci_high.
+_CI_NAMES = {
+    "low": "loss_ci_low",
+    "high": "loss_ci_high",
+    "params_low": "params_ci_low",
+    "params_high": "params_ci_high",
+    "tokens_low": "tokens_ci_low",
+    "tokens_high": "tokens_ci_high",
+    "loss_low": "loss_ci_low",
+    "loss_high": "loss_ci_high",
+}
+
+
+def _print_answer(arguments: argparse.Namespace, source: "Fit | Preset", answer: dict[str, Any], rows: list[tuple]) -> int:
+    """Print rows for people, or the whole answer as one row for machines; and what it rests on."""
+    import pandas as pd
+
+    from analysis.query import render
+
+    if arguments.format == "table":
+        frame = pd.DataFrame(rows, columns=["quantity", "value", "ci_low", "ci_high", "unit"])
+        frame[["value", "ci_low", "ci_high"]] = frame[["value", "ci_low", "ci_high"]].map(
+            lambda value: f"{value:.5g}" if math.isfinite(value) else ""
+        )
+    else:
+        frame = pd.DataFrame([answer])
+    sys.stdout.write(render(frame, arguments.format))
+    notes = [
+        f"{answer['source']}: law {answer['law']}, N is {answer['n_column']}, C = 6ND = {answer['flops']:.4g}; {answer['extrapolation']}"
+    ]
+    status = getattr(source, "status", None)
+    if status is not None:
+        notes.append(f"fit {status}; {100 * answer['ci_level']:g} % intervals are conditional on the law")
+        notes += [f"warning: {text}" for text in getattr(source, "warnings", ())]
+    print("\n".join(notes), file=sys.stderr)
+    return 0
+
+
+def _source(arguments: argparse.Namespace) -> "Fit | Preset":
+    """Return a published preset, or the law fitted to a results folder or CSV, with draws."""
+    from analysis.errors import UserError
+    from analysis.fitting import fit
+    from analysis.laws import get_law, get_preset
+    from analysis.runs import read_runs
+    from analysis.uncertainty import bootstrap
+
+    options = _options(arguments)
+    if len(arguments.law or ()) > 1:
+        raise UserError(f"{arguments.command}: one --law at a time, not {', '.join(arguments.law)}")
+    if not Path(arguments.source).exists():
+        preset = get_preset(arguments.source)
+        given = [name for name in ("law", *DEFAULTS) if getattr(arguments, name, None) is not None]
+        if given:
+            raise UserError(f"--{given[0].replace('_', '-')} does not apply to the published preset {preset.name}; leave it out")
+        return preset
+    law = get_law(arguments.law[0] if arguments.law else "chinchilla")
+    columns = {name: options[name] for name in ("n_column", "d_column", "loss_column", "exclude")}
+    fitted = fit(law, read_runs(arguments.source, **columns), loss=options["loss"], link=options["link"], seed=options["seed"])
+    return bootstrap(fitted, draws=options["bootstrap"], seed=options["seed"])
+
+
+def _check_format(text: str) -> None:
+    """Refuse an unknown --format before any work is done."""
+    from analysis.errors import UserError
+    from analysis.query import FORMATS
+
+    if text not in FORMATS:
+        raise UserError(f"--format {text!r} is unknown; allowed: {', '.join(FORMATS)}")

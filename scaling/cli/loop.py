@@ -1,0 +1,86 @@
+"""Where the two halves meet in a loop: forecasts before hold-outs are trained, laws and report after everything is."""
+
+import sys
+from pathlib import Path
+
+from scaling.accounting import count_parameters, training_flops_per_token
+from scaling.config import FitOptions, RunConfig
+from scaling.record import Folder, Resolved, folder_lock
+from scaling.tables import write_tables
+
+
+def forecast_holdouts(root: Path, resolved: Resolved) -> None:
+    """Fit the sweep's forecast law to what is done and register one forecast for each hold-out run, before it may be trained.
+
+    A hold-out that already has a forecast keeps it. Without enough fitted runs nothing is registered and the reason is printed.
+    """
+    import analysis
+    from analysis.errors import UserError
+    from analysis.forecast import register
+    from analysis.uncertainty import bootstrap
+
+    options, holdout = resolved.sweep.fit, resolved.sweep.holdout
+    if holdout is None:
+        return
+    write_tables(root, resolved)
+    try:
+        runs = analysis.read_runs(root, n_column=options.n_column)
+        fit = analysis.fit(options.forecast_law, runs, loss=options.loss, link=options.link, seed=options.seed)
+    except UserError as error:
+        print(f"no forecast, so the hold-out is not trained: {error}", file=sys.stderr)
+        return
+    fit = bootstrap(fit, draws=options.bootstrap, seed=options.seed)
+    with folder_lock(root, "tables"):
+        for run in resolved.runs:
+            if run.role == "holdout":
+                path = register(fit, forecast_target(run), threshold=holdout.threshold, folder=root)
+                print(f"forecast registered before training: {path}", file=sys.stderr)
+
+
+def forecast_target(run: RunConfig) -> dict:
+    """What a forecast is about: the run, and the quantities that laws use."""
+    parameters = count_parameters(run.trunk.model)
+    return {
+        "run_id": run.run_id,
+        "trunk_id": run.trunk_id,
+        "params_embedding": parameters.embedding,
+        "params_non_embedding": parameters.non_embedding,
+        "params_unembedding": parameters.unembedding,
+        "params_total": parameters.total,
+        "tokens": run.tokens,
+        "flops": run.tokens * training_flops_per_token(run.trunk.model),
+    }
+
+
+def fit_settings(options: FitOptions) -> dict:
+    """Keyword arguments of `analysis.tables.analyse` from a sweep's `[fit]`."""
+    return {
+        "laws": tuple(options.laws),
+        "n_column": options.n_column,
+        "loss": options.loss,
+        "link": options.link,
+        "bootstrap": options.bootstrap,
+        "seed": options.seed,
+    }
+
+
+def analyse_and_report(root: Path, resolved: Resolved) -> str:
+    """Laws, tables, plots and report from the tables; returns the summary for the terminal."""
+    from analysis.plotting import plot_all
+    from analysis.report import write_report
+    from analysis.report_text import summary
+    from analysis.tables import analyse
+
+    with folder_lock(Folder(root).root, "tables"):
+        result = analyse(root, **fit_settings(resolved.sweep.fit))
+        plots = plot_all(result, root)
+        report = write_report(result, root, plots)
+    places = [
+        ("report", report),
+        ("plots", root / "plots"),
+        ("laws", root / "laws.csv"),
+        ("runs", root / "runs.csv"),
+    ]
+    lines = [summary(result), "", *(f"{name:7} {path}" for name, path in places)]
+    lines.append(f'next    scaling query {root} "SELECT law, parameter, estimate, ci_low, ci_high FROM laws"')
+    return "\n".join(lines)

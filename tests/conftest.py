@@ -1,0 +1,67 @@
+"""Environment of the tests: one-thread CPU workers' settings, a cache of its own, strict JAX."""
+
+import os
+import tempfile
+
+CACHE = tempfile.mkdtemp(prefix="scaling-tests-")
+os.environ["SCALING_CACHE"] = CACHE
+
+from scaling.environment import worker_environment  # noqa: E402
+
+os.environ.update(worker_environment())
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{CACHE}/compiled"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["MPLBACKEND"] = "agg"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+TINY = """
+name = "tiny"
+corpus = "{corpus}"
+[model]
+d_model = [8, 16]
+n_layers = 1
+sequence_length = 32
+[data]
+tokens = ["8k", "16k", "24k", "40k"]
+[training]
+seeds = 2
+batch_tokens = 128
+warmup_steps = 5
+[evaluation]
+windows = 32
+[holdout]
+d_model = [24]
+tokens = ["40k"]
+threshold = 0.5
+[fit]
+laws = ["chinchilla"]
+bootstrap = 100
+[records]
+checkpoint_seconds = 0.2
+"""
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory) -> Path:
+    """A small folder of text: 80 documents of pseudo-words from a fixed generator."""
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), size=rng.integers(2, 7))) for _ in range(200)]
+    for number in range(80):
+        lines = [" ".join(rng.choice(words, size=9)) for _ in range(60)]
+        (folder / f"{number:03}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def tiny_sweep(tmp_path, text_folder) -> Path:
+    """A sweep of seconds: 2 sizes x 4 data sizes x 2 seeds and a hold-out."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.format(corpus=text_folder))
+    return path
