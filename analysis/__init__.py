@@ -1,4 +1,4 @@
-"""Runs in, laws out: fits, intervals, optima and tables from a results folder or anyone's CSV of runs. Imports neither JAX nor `scaling`."""
+"""Runs in, laws out: fits, intervals, optima and tables, from a results folder or anyone's CSV. Imports neither JAX nor `scaling`."""
 
 from __future__ import annotations
 

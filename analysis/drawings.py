@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, tidy_forecasts
 from analysis.plot_style import (
+    HALO,
     HOLDOUT,
     INK,
     SMALL,
@@ -90,7 +91,7 @@ def draw_loss_curves(curves: pd.DataFrame, ax: Axes, *, sizes: dict[str, float])
 
 def _ticks(start: float, tokens: pd.Series) -> list[float]:
     """Token counts at which runs end, and halvings of the least of them down to the start of the axis."""
-    ticks = [float(value) for value in np.unique(tokens)]
+    ticks = [float(value) for value in np.unique(tokens) if value > start]
     while ticks and ticks[0] / 2 > start:
         ticks.insert(0, ticks[0] / 2)
     return ticks
@@ -128,7 +129,7 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: pd.DataFrame 
     # A hold-out at another level of the other axis gets its own, dashed line.
     beyond = [float(v) for v in np.unique(extra[other]) if two and not np.isclose(v, levels, rtol=1e-9).any()]
     drawn = sorted(levels + beyond)
-    palette = dict(zip(drawn, sequential(drawn), strict=True))
+    palette = dict(zip(drawn, sequential(drawn, within=drawn if own else frame[other].tolist()), strict=True))
     xs = np.concatenate([frame[axis], extra[axis]])
     limits = (float(xs.min()) / 1.12, float(xs.max()) * 1.12)
     inside = (float(frame[axis].min()), float(frame[axis].max()))
@@ -177,7 +178,7 @@ def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: pd.DataFrame | No
     fore = tidy_forecasts(forecasts)
     fore = fore.assign(flops=6.0 * fore.params * fore.tokens)
     levels, own = levels_of(frame.N)
-    palette = dict(zip(levels, sequential(levels), strict=True))
+    palette = dict(zip(levels, sequential(levels, within=frame.N.tolist()), strict=True))
     if own:
         for size in levels:
             mean = frame[size == frame.N].groupby("flops").loss.mean()
@@ -335,7 +336,7 @@ def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: pd.DataFrame 
     if len(held) and against == "N":
         at = (float(held[-1]), float(percent[-1]))
         ax.annotate(
-            "hold-out", at, xytext=(-9, 0), textcoords="offset points", fontsize=SMALL, color=HOLDOUT, ha="right",
+            "hold-out", at, xytext=(-9, 0), textcoords="offset points", fontsize=SMALL, color=HOLDOUT, ha="right", path_effects=HALO,
             va="center",
         )  # fmt: skip
     return ax

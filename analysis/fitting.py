@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.diagnostics import MAD, information, judge, misfit_sd, winsorised_sd
 from analysis.errors import UserError
 from analysis.laws import Law, get_law
-from analysis.newton import EXPONENTS, FLOOR_SPAN, Problem, derivatives, minimise, predict_log, projection_starts, residuals
+from analysis.newton import Problem, Solution, minimise, predict_log, projection_starts, residuals
 from analysis.noise import NoiseModel, estimate_noise, residual_noise
 from analysis.runs import Runs
 
@@ -20,24 +21,6 @@ FRAME_COLUMNS = ("run_id", "trunk_id", "seed_data", "N", "D", "C", "loss")
 CV_SHARES = (0.2, 0.25, 1 / 3, 0.5)
 HUBER = 1.345  # 95 % efficiency at the normal (Huber 1981)
 ROUGH: dict[str, Any] = {"iterations": 30, "tolerance": 1e-6}  # of the stages before the last
-MAD = 1.4826  # median absolute deviation -> sd at the normal
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The optimum in the solver's own coordinates, kept for warm starts.
-
-    Attributes
-    ----------
-    theta : (p,) log E, centred log coefficients, exponents.
-    stages : tuple of float
-        Huber deltas of a warm re-fit, the last one is the objective's.
-    """
-
-    problem: Problem
-    center: np.ndarray
-    theta: np.ndarray
-    stages: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -183,7 +166,9 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
     frame, subset = select(law, runs)
     p = len(law.parameters)
     if len(frame) < p + 2:
-        raise UserError(f"{runs.source}: law {law.name} needs {p + 2} usable rows ({subset}), found {len(frame)}; add runs or choose another law")
+        raise UserError(
+            f"{runs.source}: law {law.name} needs {p + 2} usable rows ({subset}), found {len(frame)}; add runs or choose another law"
+        )
     noise = estimate_noise(runs.frame) if kind != "huber" or not delta else None
     count = 12 if starts is None else starts
     found = None
@@ -193,16 +178,16 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
         left = predict_log(solution.theta[None], solution.problem.x)[0] - solution.problem.y
         if noise is None:
             break
-        noise = replace(noise, misfit_sd=_misfit(frame, left, noise, p))
+        noise = replace(noise, misfit_sd=misfit_sd(frame, left, noise, p))
     measured = noise or estimate_noise(runs.frame)
     if measured is None:
-        measured = residual_noise(frame, _winsorised_sd(left, p), len(frame) - p)
+        measured = residual_noise(frame, winsorised_sd(left, p), len(frame) - p)
     elif noise is None:
-        measured = replace(measured, misfit_sd=_misfit(frame, left, measured, p))
+        measured = replace(measured, misfit_sd=misfit_sd(frame, left, measured, p))
     params = decode(law, solution.theta, solution.center)
     r = residuals(solution.problem, solution.theta[None])[0]
     objective = {"huber": float(values.min()), "lad": float(np.abs(r).sum()), "mse": float((r**2).sum())}[kind]
-    condition, positive = _condition(solution)
+    condition, positive = information(solution)
     n, k, rss = len(frame), p + 1, float((r**2).sum())
     bic = n * np.log(max(rss, 1e-300) / n) + k * np.log(n)
     frame = frame.assign(
@@ -211,7 +196,7 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
     )  # fmt: skip
     cv = _cross_validate(law, frame, solution, sd=sd, kind=kind, link=link)
     y = solution.problem.y
-    status, warnings = _judge(law, frame, solution, condition, positive)
+    status, warnings = judge(law, frame, solution, condition, positive)
     weighted = f"weighted by noise ({noise.source})" if noise is not None else "unweighted"
     return Fit(
         fit_id=_identity(law, frame, {"loss": loss, "link": link, "starts": count, "n": runs.n_column, "d": runs.d_column}),
@@ -222,8 +207,8 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
         aicc=float(bic - k * np.log(n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)) if n > k + 1 else float("nan"), bic=float(bic),
         cv_error=float(cv.groupby("fold")["relative_error"].apply(lambda e: e.abs().mean()).mean()) if len(cv) else float("nan"),
         starts=len(values), starts_agree=float((values <= values.min() * (1 + 1e-6) + 1e-14).mean()), condition=condition, status=status,
-        subset=subset, residuals=left, frame=frame, noise=measured, method=f"{loss}, {link} link, {weighted}; no intervals", solution=solution,
-        cv=cv, loss_offset_sd=_offset(runs), warnings=warnings,
+        subset=subset, residuals=left, frame=frame, noise=measured, method=f"{loss}, {link} link, {weighted}; no intervals",
+        solution=solution, cv=cv, loss_offset_sd=_offset(runs), warnings=warnings,
     )  # fmt: skip
 
 
@@ -327,62 +312,6 @@ def _with_compute(variables: dict[str, Any]) -> dict[str, Any]:
     if variables.get("C") is None and variables.get("N") is not None and variables.get("D") is not None:
         return {**variables, "C": 6.0 * np.asarray(variables["N"], dtype=np.float64) * np.asarray(variables["D"], dtype=np.float64)}
     return variables
-
-
-def _winsorised_sd(left: np.ndarray, p: int) -> float:
-    """Sd of residuals with p parameters spent; a few outliers count as 3 robust sd."""
-    limit = 3 * MAD * np.median(np.abs(left)) * np.sqrt(len(left) / max(len(left) - p, 1))
-    clipped = np.clip(left, -limit, limit) if limit > 0 else left
-    return float(np.sqrt((clipped**2).sum() / max(len(left) - p, 1)))
-
-
-def _misfit(frame: pd.DataFrame, left: np.ndarray, noise: NoiseModel, p: int) -> float:
-    """Scatter of cell means about the law beyond the noise between seeds (by moments; 0 where noise explains it)."""
-    cells = frame.assign(left=left, variance=noise.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy()) ** 2).groupby(["N", "D"])
-    means = cells["left"].mean().to_numpy()
-    if len(means) <= p:
-        return 0.0
-    expected = float((cells["variance"].mean() / cells["left"].size()).mean())
-    return float(np.sqrt(max(0.0, _winsorised_sd(means, p) ** 2 - expected)))
-
-
-def _condition(solution: Solution) -> tuple[float, bool]:
-    """Condition number of the scaled information matrix, and whether the exact Hessian is positive definite."""
-    _, _, hessian, gauss = derivatives(solution.problem, solution.theta[None], solution.stages[-1])
-    metric = np.sqrt(np.maximum(np.diag(gauss[0]), 1e-300))
-    eigenvalues = np.linalg.eigvalsh(gauss[0] / np.outer(metric, metric))
-    exact = np.linalg.eigvalsh(hessian[0] / np.outer(metric, metric))
-    return float(eigenvalues[-1] / max(eigenvalues[0], 1e-300)), bool(exact[0] > -1e-9)
-
-
-def _judge(law: Law, frame: pd.DataFrame, solution: Solution, condition: float, positive: bool) -> tuple[str, tuple[str, ...]]:
-    """Status of the fit, and what a reader must be told."""
-    warnings = []
-    logs = np.log(frame.loc[:, list(law.variables)].to_numpy())
-    levels = [len(np.unique(np.round(column, 2))) for column in logs.T]
-    thin = min(levels) < 3
-    for variable, count in zip(law.variables, levels, strict=True):
-        if count < 4:
-            fate = "its exponent is not identified" if count < 3 else "its exponent has no check: 4 or more are needed"
-            warnings.append(f"{variable} has {count} level{'s' if count > 1 else ''}; {fate}")
-    if logs.shape[1] == 2 and min(levels) > 1 and abs(np.corrcoef(logs.T)[0, 1]) > 0.999:
-        thin = True
-        warnings.append("D is proportional to a power of N in all runs (as in D = 20 N): alpha and beta cannot be told apart")
-    theta, k = solution.theta, logs.shape[1]
-    lower, upper = solution.problem.bounds
-    slopes = theta[1 + k :]
-    if thin:
-        status = "not identified"
-    elif (theta[1:] <= lower[1:] + 1e-6).any() or (theta[1:] >= upper[1:] - 1e-6).any() or (slopes < 1.5 * EXPONENTS[0]).any():
-        status = "degenerate"
-    elif theta[0] < lower[0] + FLOOR_SPAN - 7:
-        status = "at bound"
-        warnings.append("E is 0: the runs show no floor")
-    else:
-        status = "converged" if condition < 1e9 and positive else "not identified"
-    if status in ("degenerate", "not identified"):
-        warnings.append(f"the fit is {status}: its parameters say nothing; predictions inside the data may still hold")
-    return status, tuple(warnings)
 
 
 def _cross_validate(law: Law, frame: pd.DataFrame, whole: Solution, *, sd: np.ndarray, kind: str, link: str) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, f
 
 
 def read_forecasts(folder: str | Path) -> list[dict[str, Any]]:
-    """Registered forecasts of a results folder, in the order of their targets' run ids.
+    """Return the registered forecasts of a results folder, in the order of their targets' run ids.
 
     Raises
     ------

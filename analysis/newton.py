@@ -1,7 +1,8 @@
 """The solver of every fit: variable-projection starts and a batched, damped, exact Newton method in float64.
 
-A law ``E + sum_k A_k / v_k^alpha_k`` is fitted in ``theta = (log E, log A'_k..., alpha_k...)`` with centred ``x_k = log v_k - mean``; centring takes
-the Hessian's condition number on the Chinchilla points from 1e7 to 1e4. Many problems (starts, or bootstrap draws) are solved at once.
+A law ``E + sum_k A_k / v_k^alpha_k`` is fitted in ``theta = (log E, log A'_k..., alpha_k...)`` with centred ``x_k = log v_k - mean``;
+centring takes the Hessian's condition number on the Chinchilla points from 1e7 to 1e4. Many problems (starts, or bootstrap draws) are
+solved at once.
 Robust losses follow Huber 1964; variable projection Golub & Pereyra 1973 (for scaling laws: Czech 2026).
 """
 
@@ -43,6 +44,23 @@ class Problem:
         lower = [low - FLOOR_SPAN, *[low - COEFFICIENT_SPAN] * k, *[EXPONENTS[0]] * k]
         upper = [high + 0.5, *[high + 6] * k, *[EXPONENTS[1]] * k]
         return np.array(lower), np.array(upper)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The optimum in the solver's own coordinates, kept for warm starts.
+
+    Attributes
+    ----------
+    theta : (p,) log E, centred log coefficients, exponents.
+    stages : tuple of float
+        Huber deltas of a warm re-fit, the last one is the objective's.
+    """
+
+    problem: Problem
+    center: np.ndarray
+    theta: np.ndarray
+    stages: tuple[float, ...]
 
 
 def predict_log(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -205,16 +223,16 @@ def _newton(
 
 
 def projection_starts(problem: Problem, *, count: int) -> np.ndarray:
-    """Starts from a variable-projection grid over the exponents.
+    """Return starts from a variable-projection grid over the exponents.
 
-    At fixed exponents the law is linear in E and the coefficients; the best non-negative ones come from every subset of columns. Returned are
-    the local minima of the relative squared error over the grid, best first, and a few cells spread over it.
+    At fixed exponents the law is linear in E and the coefficients; the best non-negative ones come from every subset of columns.
+    These are the local minima of the relative squared error over the grid, best first, and a few cells spread over it.
 
     Returns
     -------
     (starts, p) float64
     """
-    n, k = problem.x.shape
+    k = problem.x.shape[1]
     grid = np.geomspace(0.03, 2.5, 20 if k == 2 else 48)
     exponents = np.stack([g.ravel() for g in np.meshgrid(*[grid] * k, indexing="ij")], axis=1)
     loss = np.exp(problem.y)

@@ -168,9 +168,9 @@ def frontier(fit: Fit, *, per_decade: int = 8) -> pd.DataFrame:
         best = optimal(fit, float(flops))
         gain = float(k * flops**-gamma * (1 - 2**-gamma))
         rows.append(
-            ["parametric", fit.fit_id, fit.law.name, fit.n_column, "6ND", float(flops), best.params_opt, best.tokens_opt, best.tokens_per_param,
-             best.loss, best.params_low, best.params_high, best.tokens_low, best.tokens_high, best.loss_low, best.loss_high, best.ci_level,
-             gain, gain / best.loss, bool(flops > high * 1.001), name]
+            ["parametric", fit.fit_id, fit.law.name, fit.n_column, "6ND", float(flops), best.params_opt, best.tokens_opt,
+             best.tokens_per_param, best.loss, best.params_low, best.params_high, best.tokens_low, best.tokens_high,
+             best.loss_low, best.loss_high, best.ci_level, gain, gain / best.loss, bool(flops > high * 1.001), name]
         )  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -204,7 +204,7 @@ def critical_points(fit: Fit, *, share: float = TAU) -> list[CriticalPoint]:
 
 
 def returns(fit: Fit) -> pd.DataFrame:
-    """What each doubling of N, of D and of compute buys, across the data and one decade beyond.
+    """Tell what each doubling of N, of D and of compute buys, across the data and one decade beyond.
 
     N is doubled at the longest D, D at the largest N, C along the law's compute-optimal frontier (a law in C: along itself).
 
@@ -235,7 +235,9 @@ def returns(fit: Fit) -> pd.DataFrame:
             gain = float(ends[0] - ends[1])
             band = (NAN, NAN)
             if draws is not None:
-                band = _band(_along(fit, draws, axis, start, n_top, d_top) - _along(fit, draws, axis, 2 * start, n_top, d_top), fit.ci_level)
+                band = _band(
+                    _along(fit, draws, axis, start, n_top, d_top) - _along(fit, draws, axis, 2 * start, n_top, d_top), fit.ci_level
+                )
             rows.append(
                 [fit.fit_id, fit.law.name, fit.n_column, axis, float(start), float(2 * start), float(ends[0]), float(ends[1]), gain, gain,
                  band[0], band[1], gain / float(ends[0]), fit.ci_level, bool(2 * start > high * 1.001), held]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.plot_style import HOLDOUT, SMALL, sequential
+from analysis.plot_style import HALO, HOLDOUT, SMALL, sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,6 +86,6 @@ def draw_forecasts(forecasts: pd.DataFrame, ax: Axes, *, x: str) -> Axes:
         text = "hold-out ★\nand forecast" if pd.notna(last.observed) else "forecast"
         ax.annotate(
             text, (float(last[x]), float(last.pi_low)), xytext=(4, -7), textcoords="offset points", ha="right", va="top", fontsize=SMALL,
-            color=HOLDOUT, linespacing=1.1,
+            color=HOLDOUT, linespacing=1.1, path_effects=HALO,
         )  # fmt: skip
     return ax

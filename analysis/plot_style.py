@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, patheffects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
@@ -25,6 +25,7 @@ FONT = 13.0  # points; at 360 px of width this is about 9 px
 SMALL = 11.5
 CAPTION = 11.0
 INK = "#222222"
+HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # keeps words readable over points and lines
 FAINT = "#8a8a8a"
 HOLDOUT = "#d1495b"  # the one colour outside the sequential map
 _SUFFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -49,7 +50,7 @@ def new_figure(rows: int = 1, *, height: float = 3.6, right: float = 0.85, capti
     tuple
         The figure and its axes, top to bottom.
     """
-    lines = textwrap.wrap(caption, int((WIDTH - 0.3) * 72 / (CAPTION * 0.58)), break_on_hyphens=False)
+    lines = textwrap.wrap(caption, int((WIDTH - 0.3) * 72 / (CAPTION * 0.555)), break_on_hyphens=False)
     # Everything in inches, so that titles, labels and captions have the same room whatever the number of panels.
     top, gap, bottom = 0.5, 1.15, 0.85 + len(lines) * CAPTION * 1.3 / 72
     total = top + rows * height + (rows - 1) * gap + bottom
@@ -155,11 +156,15 @@ def loss_axis(ax: Axes, low: float, high: float, *, below: float | None = None) 
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def sequential(values: Sequence[float]) -> list[Color]:
-    """Colours for ordered values, dark to light along viridis in the logarithm, without its brightest fifth (invisible on white)."""
+def sequential(values: Sequence[float], *, within: Sequence[float] | None = None) -> list[Color]:
+    """Colours for ordered values, dark to light along viridis in the logarithm, without its brightest fifth (invisible on white).
+
+    The darkest and the lightest stand for the extremes of `within`, by default of the values themselves.
+    """
     logs = np.log(np.asarray(values, dtype=np.float64))
-    span = np.ptp(logs)
-    shares = (logs - logs.min()) / span if span > 0 else np.full(len(logs), 0.4)
+    ends = logs if within is None else np.log(np.asarray(within, dtype=np.float64))
+    span = np.ptp(ends)
+    shares = np.clip((logs - ends.min()) / span, 0, 1) if span > 0 else np.full(len(logs), 0.4)
     return [tuple(map(float, colormaps["viridis"](0.78 * share))) for share in shares]  # pyright: ignore[reportReturnType]
 
 

@@ -17,7 +17,7 @@ from analysis.drawings import (
     draw_returns,
 )
 from analysis.errors import UserError
-from analysis.plot_style import SMALL, new_figure, title
+from analysis.plot_style import SMALL, levels_of, new_figure, title
 from analysis.runs import read_curves
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
         draw_loss_against(shown, ax, axis=axis, forecasts=forecasts)
         title(ax, heading)
         yield name, figure
-    figure, (ax,) = new_figure(right=0.95, caption=_small_print(analysis, fit, "Lines join the runs of one size. Dashed: extrapolation."))
+    joined = "Lines join the runs of one size. " if levels_of(fit.frame["N"])[1] else ""
+    figure, (ax,) = new_figure(right=0.95, caption=_small_print(analysis, fit, joined + "Dashed: extrapolation."))
     own = frontier[frontier["fit_id"] == fit.fit_id]
     draw_loss_against_compute(fit, ax, frontier=own, forecasts=forecasts)
     title(ax, "Loss against compute")

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 # Column selections keep the page readable; the CSV files hold every column at full precision.
 _COLUMNS: dict[str, tuple[str, ...]] = {
-    "laws": ("law", "parameter", "estimate", "ci_low", "ci_high", "std_error", "n_column", "method"),
+    "laws": ("law", "parameter", "estimate", "ci_low", "ci_high", "std_error"),
     "predictions": ("kind", "run_id", "law", "params", "tokens", "predicted", "pi_low", "pi_high",
                     "observed", "relative_error", "extrapolation"),
+    "folds": ("law", "fold", "run_id", "params", "tokens", "predicted", "observed", "relative_error"),
     "fits": ("law", "status", "n_runs", "n_trunks", "n_excluded", "rmse_log", "cv_error", "aicc",
              "starts", "starts_agree", "condition", "loss", "subset"),
     "frontier": ("law", "flops", "params_opt", "tokens_opt", "loss", "loss_ci_low", "loss_ci_high"),
@@ -35,7 +36,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _HEADINGS = {
     "laws": "Parameters of each law",
-    "predictions": "Forecasts and predictions",
+    "predictions": "Forecasts of hold-outs",
+    "folds": "Dearest fitted runs, predicted from the cheaper ones",
     "fits": "Fits",
     "frontier": "Compute-optimal frontier",
     "returns": "Diminishing returns",
@@ -60,7 +62,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--page);
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 p.note { color: var(--faint); margin: .3rem 0; }
-pre { background: var(--soft); border-radius: .5rem; padding: .8rem; overflow-x: auto; font-size: .8rem; line-height: 1.45; }
+pre { background: var(--soft); border-radius: .5rem; padding: .8rem; white-space: pre-wrap; font-size: .8rem; line-height: 1.45; }
 figure { margin: 1rem 0; } figure img { width: 100%; height: auto; display: block; border-radius: .5rem; background: #fff; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start; }
 .plots figure { margin: 0; }
@@ -127,7 +129,14 @@ def _page(analysis: Analysis, folder: Path, plots: Sequence[Path]) -> str:
         f"<h2>Result</h2><pre>{_text(summary(analysis).rstrip())}</pre>",
         _plots(plots),
     ]
-    tables = dict(analysis.tables) | {"exclusions": analysis.runs.excluded, "runs": analysis.runs.all_rows}
+    predictions = analysis.tables["predictions"]
+    folds = predictions["kind"] == "cv"
+    tables = dict(analysis.tables) | {
+        "predictions": predictions[~folds],
+        "folds": predictions[folds],
+        "exclusions": analysis.runs.excluded,
+        "runs": analysis.runs.all_rows,
+    }
     parts += [_table(key, tables[key]) for key in _HEADINGS if key in tables]
     parts.append("<h2>Reproducibility checklist</h2>")
     for group, items in checklist_items(analysis, folder).items():

@@ -17,15 +17,19 @@ def summary(analysis: Analysis) -> str:
     """Return the terminal report of an analysis: plain text, no colours, lines of at most 100 characters where words allow."""
     runs = analysis.runs
     lines = [
-        f"{len(runs.frame)} runs fitted, {len(runs.excluded)} not (exclusions.csv has each reason); N is {runs.n_column}, D is {runs.d_column},"
-        f" loss is {runs.loss_column}",
+        f"{len(runs.frame)} runs fitted, {len(runs.excluded)} not (exclusions.csv has each reason); N is {runs.n_column},"
+        f" D is {runs.d_column}, loss is {runs.loss_column}",
     ]
     for fit in sorted(analysis.fits, key=lambda f: len(f.law.variables)):
         lines += ["", *_law(fit)]
     for point in analysis.critical:
         lines.append("")
         if math.isfinite(point.flops):
-            band = f" [{point.ci_low:.2g}, {point.ci_high:.2g}]" if math.isfinite(point.ci_low) else " (no interval: many draws never reach it)"
+            band = (
+                f" [{point.ci_low:.2g}, {point.ci_high:.2g}]"
+                if math.isfinite(point.ci_low)
+                else " (no interval: many draws never reach it)"
+            )
             where = "beyond the data: an extrapolation" if point.beyond_data else "inside the data"
             lines.append(f"{point.name} from C = 6ND = {point.flops:.2e}{band} FLOPs on, {where}")
         else:
@@ -37,7 +41,9 @@ def summary(analysis: Analysis) -> str:
     lines += [f"warning: {text}" for text in analysis.warnings]
     if analysis.folder is not None:
         lines += ["", f"tables: {analysis.folder}/  laws.csv fits.csv frontier.csv returns.csv predictions.csv exclusions.csv"]
-    wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False) or [""] for line in lines]
+    wrapped = [
+        textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False) or [""] for line in lines
+    ]
     return "\n".join(part for parts in wrapped for part in parts)
 
 
@@ -51,7 +57,8 @@ def _law(fit: Fit) -> list[str]:
         lines.append("- intervals are conditional on the law, and do not hold if it is wrong")
     cv = f"{100 * fit.cv_error:.2f} %" if math.isfinite(fit.cv_error) else "unknown (too few runs for folds)"
     lines.append(
-        f"- residual {100 * fit.rmse_log:.2f} % rms; noise between seeds {100 * float(fit.frame['noise_sd'].median()):.2f} % ({fit.noise.source});"
+        f"- residual {100 * fit.rmse_log:.2f} % rms;"
+        f" noise between seeds {100 * float(fit.frame['noise_sd'].median()):.2f} % ({fit.noise.source});"
         f" dearer runs predicted from cheaper ones within {cv} (mean)"
     )
     lines.append(f"- status {fit.status}; {100 * fit.starts_agree:.0f} % of {fit.starts} starts agree; condition {fit.condition:.1e}")

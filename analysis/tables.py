@@ -25,8 +25,8 @@ DEFAULT_LAWS = ("power-n", "power-d", "power-c", "chinchilla")
 TABLES = ("laws", "fits", "exclusions", "frontier", "returns", "predictions")
 LAW_COLUMNS = "fit_id law approach n_column parameter estimate std_error ci_low ci_high ci_level method".split()
 PREDICTION_COLUMNS = (
-    "kind run_id law n_column params tokens predicted pi_low pi_high observed relative_error extrapolation fit_id forecast_id inside_interval"
-    " threshold fold"
+    "kind run_id law n_column params tokens predicted pi_low pi_high observed relative_error extrapolation fit_id forecast_id"
+    " inside_interval threshold fold"
 ).split()
 
 
@@ -152,8 +152,8 @@ def _laws_table(fits: list[Fit]) -> pd.DataFrame:
 
 def _fits_table(fits: list[Fit]) -> pd.DataFrame:
     columns = (
-        "fit_id n_column n_runs n_trunks n_excluded loss objective rmse_log r2 aicc bic cv_error starts starts_agree condition status link delta"
-        " d_column c_column subset method"
+        "fit_id n_column n_runs n_trunks n_excluded loss objective rmse_log r2 aicc bic cv_error starts starts_agree condition status link"
+        " delta d_column c_column subset method"
     ).split()
     rows = []
     for f in fits:
@@ -167,7 +167,7 @@ def _fits_table(fits: list[Fit]) -> pd.DataFrame:
 
 
 def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, Any]], main: Fit) -> pd.DataFrame:
-    """Registered forecasts with what came out, hold-outs that had none, and the rolling folds inside the fitted runs."""
+    """List registered forecasts with what came out, hold-outs that had none, and the rolling folds inside the fitted runs."""
     observed = {str(row["run_id"]): row for row in runs.holdouts.to_dict("records")}
     rows: list[dict[str, Any]] = []
     for forecast in registered:
@@ -190,8 +190,8 @@ def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, A
         predicted = float(main.predict(**values))
         low, high = (float(v) for v in main.interval(noise=True, **values)) if main.draws is not None else (math.nan, math.nan)
         rows.append(
-            {"kind": "holdout, no forecast registered", "run_id": run_id, "law": main.law.name, "n_column": main.n_column, "params": row["N"],
-             "tokens": row["D"], "predicted": predicted, "pi_low": low, "pi_high": high, "observed": row["loss"],
+            {"kind": "holdout, no forecast registered", "run_id": run_id, "law": main.law.name, "n_column": main.n_column,
+             "params": row["N"], "tokens": row["D"], "predicted": predicted, "pi_low": low, "pi_high": high, "observed": row["loss"],
              "relative_error": predicted / row["loss"] - 1, "extrapolation": extrapolation(main, params=values["N"], tokens=values["D"]),
              "fit_id": main.fit_id, "forecast_id": "", "inside_interval": low <= row["loss"] <= high if main.draws is not None else None,
              "threshold": math.nan, "fold": ""}
@@ -215,7 +215,9 @@ def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
 def _warnings(runs: Runs, fits: list[Fit]) -> tuple[str, ...]:
     found = [f"{f.law.name}: {text}" for f in fits for text in f.warnings]
     if "numerics_id" in runs.frame and runs.frame["numerics_id"].nunique() > 1:
-        found.append(f"runs mix {runs.frame['numerics_id'].nunique()} numerics_id (machines or flags): losses may differ by more than seeds")
+        found.append(
+            f"runs mix {runs.frame['numerics_id'].nunique()} numerics_id (machines or flags): losses may differ by more than seeds"
+        )
     if runs.n_column not in ("params_non_embedding", "params_total"):
         found.append(f"N is column {runs.n_column!r}; whether embeddings are counted is not recorded, and exponents depend on it")
     return tuple(found)

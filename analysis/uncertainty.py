@@ -28,9 +28,9 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
     seed : int
         Of the draws.
     method : {"auto", "parametric", "pairs"}
-        parametric: losses simulated from the law with trunk, (data seed x D) and branch effects and the misfit, then re-fitted. pairs: whole
-        trunks resampled with their losses. auto: pairs from 12 trunks on, unless trunks share fewer than 12 data seeds whose effect repeats
-        can measure (resampling trunks cannot see noise that all of them share).
+        parametric: losses simulated from the law with trunk, (data seed x D) and branch effects and the misfit, then re-fitted. pairs:
+        whole trunks resampled with their losses. auto: pairs from 12 trunks on, unless trunks share fewer than 12 data seeds whose
+        effect repeats can measure (resampling trunks cannot see noise that all of them share).
 
     Raises
     ------
@@ -39,8 +39,8 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
 
     Notes
     -----
-    Every draw is solved from the optimum with the robust loss's delta held. Each simulated effect of a draw is scaled by ``sqrt(k / chi2_k)``, k the degrees
-    of freedom behind its variance, so that few repeats give wider intervals, as Student's t does.
+    Every draw is solved from the optimum with the robust loss's delta held. Each simulated effect of a draw is scaled by
+    ``sqrt(k / chi2_k)``, k the degrees of freedom behind its variance, so that few repeats give wider intervals, as Student's t does.
     """
     if draws == 0:
         return fit
@@ -66,8 +66,9 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
         problem = Problem(problem.x, y, problem.scale, problem.linear)
         trunk_share, chunk_share, branch_share = fit.noise.shares
         words = (
-            f"parametric bootstrap, {fit.n_trunks} trunks; noise from {fit.noise.source}; variance shares trunk {trunk_share:.2f}, data seed x D"
-            f" {chunk_share:.2f}, branch {branch_share:.2f}; misfit {100 * fit.noise.misfit_sd:.2g} %"
+            f"parametric bootstrap, {fit.n_trunks} trunks; noise from {fit.noise.source};"
+            f" variance shares trunk {trunk_share:.2f}, data seed x D {chunk_share:.2f}, branch {branch_share:.2f};"
+            f" misfit {100 * fit.noise.misfit_sd:.2g} %"
         )
     theta = np.tile(solution.theta, (draws, 1))
     for delta in solution.stages:

@@ -321,7 +321,7 @@ _KEYS: dict[str, type[Struct]] = {
 
 
 def _explain(message: str) -> str:
-    """msgspec's message with the key named as in TOML, and the keys that are allowed there."""
+    """Msgspec's message with the key named as in TOML, and the keys that are allowed there."""
     text, _, at = message.partition(" - at `")
     where = at.rstrip("`") or "$"
     name = where.removeprefix("$").lstrip(".") or "top level"

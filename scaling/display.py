@@ -17,7 +17,7 @@ from rich.table import Table
 
 from scaling import claim as claims
 from scaling.accounting import training_flops_per_token
-from scaling.config import format_quantity
+from scaling.config import RunConfig, format_quantity
 from scaling.plan import Trunk, group_trunks
 from scaling.record import Folder, Resolved, read_failure
 
@@ -44,24 +44,27 @@ def look(folder: Folder, trunk: Trunk) -> TrunkView:
     live = claim is not None and claims.is_live(folder, trunk.trunk_id)
     point = _last_point(folder.trunk(trunk.trunk_id) / f"attempt-{claim.attempt}" / "metrics.jsonl") if live and claim else None
     per_step = trunk.config.data.batch_tokens * training_flops_per_token(trunk.config.model)
-    steps = _steps_done(trunk, [run.steps for run in finished], point)
+    steps = _steps_done(trunk, finished, point)
     tokens = steps * trunk.config.data.batch_tokens
     failed = read_failure(folder, trunk.trunk_id) is not None
-    return TrunkView(trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, done_tokens=tokens, live=live, point=point, failed=failed)
+    return TrunkView(
+        trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, done_tokens=tokens, live=live, point=point, failed=failed
+    )
 
 
-def _steps_done(trunk: Trunk, finished: list[int], point: dict[str, Any] | None) -> float:
-    """Trained steps of a trunk, shared part once."""
+def _steps_done(trunk: Trunk, finished: list[RunConfig], point: dict[str, Any] | None) -> float:
+    """Trained steps of a trunk, its shared part once; `point` is the last of the live attempt (`branch`: "trunk" or a run_id)."""
     if len(finished) == len(trunk.runs):
         return trunk.trained_steps
-    cooldowns = sum(run.steps - run.branch_step for run in trunk.runs if run.steps in finished)
-    reached = max((run.branch_step for run in trunk.runs if run.steps in finished), default=0)
-    if point is None:
-        return reached + cooldowns
-    if point["phase"] == "trunk":
-        return max(reached, point["step"]) + cooldowns
-    current = next((run for run in trunk.runs if run.steps not in finished), None)
-    return current.branch_step + cooldowns + max(0, point["step"] - current.branch_step) if current else reached + cooldowns
+    cooldowns = sum(run.steps - run.branch_step for run in finished)
+    reached = max((run.branch_step for run in finished), default=0)
+    current = next((run for run in trunk.runs if point and run.run_id == point.get("branch") and run not in finished), None)
+    if point and point.get("branch") == "trunk":
+        reached = max(reached, point["step"])
+    elif point and current:
+        reached = max(reached, current.branch_step)
+        cooldowns += point["step"] - current.branch_step
+    return reached + cooldowns
 
 
 def _last_point(path: Path) -> dict[str, Any] | None:
@@ -112,7 +115,8 @@ class Display:
         done = sum(view.trunk.flops if view.failed else view.done_flops for view in views)
         runs, finished = sum(len(view.trunk.runs) for view in views), sum(view.done_runs for view in views)
         tokens = sum(view.done_tokens for view in views)
-        self._history = [*self._history[:1], *(entry for entry in self._history[1:] if now - entry[0] < 30), (now, done, tokens)]
+        recent = [entry for entry in self._history[1:] if now - entry[0] < 30]
+        self._history = [*self._history[:1], *recent, (now, done, tokens)]
         (start, first, _), (then, _, before) = self._history[0], self._history[min(1, len(self._history) - 1)]
         rate = (done - first) / max(now - start, 1e-9)
         speed = (tokens - before) / max(now - then, 1e-9)

@@ -5,7 +5,6 @@ held-out windows and published. Work goes in segments of at most `LOG_EVERY` ste
 and one that was not compute the same bits.
 """
 
-import hashlib
 import json
 import math
 import time
@@ -21,11 +20,10 @@ import msgspec
 import numpy as np
 import optax
 from jax import lax
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from scaling import fast
 from scaling.accounting import training_flops_per_token
+from scaling.checkpoint import decode_tree, encode_tree, path_step, restore_tree
 from scaling.claim import Claim, owned
 from scaling.config import ModelConfig, OptimizerConfig, RunConfig, TrunkConfig
 from scaling.corpus import Corpus, data_order
@@ -34,7 +32,7 @@ from scaling.forecasts import forecast_hash
 from scaling.model import initial_parameters
 from scaling.optimizer import group_of, make_optimizer, rate_multiplier
 from scaling.plan import Trunk
-from scaling.record import Folder, encode_metrics, publish_run, read_metrics, read_result, remove, set_aside, write_atomic
+from scaling.record import Folder, encode_metrics, publish_run, read_result, remove, set_aside, write_atomic
 
 LOG_EVERY = 50
 """Steps per segment: one call of the compiled program, one logged point."""
@@ -215,7 +213,7 @@ class Trainer:
                 }
                 points.append(point)
                 step, seconds = end, seconds + time.monotonic() - began
-                live.write(encode_metrics([{**point, "seconds": seconds}]))
+                live.write(encode_metrics([{**point, "branch": phase}]))
                 live.flush()
                 if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
                     self._save(phase, Progress(state, step, points, seconds))
@@ -268,7 +266,7 @@ class Trainer:
         }
 
     def _publish_done(self, run: RunConfig, branch: Progress, loss: dict[str, float]) -> None:
-        weights = {name: np.asarray(value) for name, value in _flatten(branch.state["parameters"]).items()}
+        weights = branch.state["parameters"]
         metadata = {"run_id": run.run_id, "format": "scaling-harness weights, docs/formats.md"}
         flops = run.tokens * training_flops_per_token(self.config.model)
         result = {
@@ -278,7 +276,7 @@ class Trainer:
             "flops": flops,
             "train_seconds": branch.seconds,
         }
-        self._publish(run, result, branch.points, {"weights.safetensors": save_tensors(weights, metadata)})
+        self._publish(run, result, branch.points, {"weights.safetensors": encode_tree(weights, metadata)})
 
     def _publish_diverged(self, run: RunConfig, divergence: Diverged, progress: Progress | None) -> None:
         self.notify(f"{run.run_id}: diverged at step {divergence.step}")
@@ -319,19 +317,17 @@ class Trainer:
         path = self._state_path(phase, progress.step)
         if path.exists():
             return
-        tensors = {name: np.asarray(value) for name, value in _flatten(progress.state).items()}
         metadata = {
             "trunk_id": self.trunk.trunk_id,
             "phase": phase,
             "step": str(progress.step),
             "numerics_id": environment()["numerics_id"],
             "points": json.dumps(progress.points),
-            "checksum": tensor_checksum(tensors),
         }
         with owned(self.folder, self.trunk.trunk_id, self.claim):
             if phase == "trunk":
                 write_atomic(self.folder.trunk(self.trunk.trunk_id) / "metrics.jsonl", encode_metrics(progress.points))
-            write_atomic(path, save_tensors(tensors, metadata))
+            write_atomic(path, encode_tree(progress.state, metadata))
         self._prune()
 
     def _load(self, phase: str, at_most: int) -> Progress | None:
@@ -347,21 +343,16 @@ class Trainer:
 
     def _read_state(self, path: Path, phase: str, step: int) -> Progress | None:
         try:
-            data = path.read_bytes()
-            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            tensors = load_tensors(data)
+            tensors, metadata = decode_tree(path.read_bytes())
             points = json.loads(metadata["points"])
-            names = (self.trunk.trunk_id, phase, str(step), tensor_checksum(tensors))
-            intact = names == tuple(metadata[key] for key in ("trunk_id", "phase", "step", "checksum"))
-        except Exception:  # safetensors raises its own error type for whatever is wrong inside a file
-            intact, metadata, tensors, points = False, {}, {}, []
-        if not intact:
-            self.notify(f"damaged state set aside: {set_aside(path).name}")
+            if (self.trunk.trunk_id, phase, str(step)) != (metadata["trunk_id"], metadata["phase"], metadata["step"]):
+                raise ValueError("state of another trunk, phase or step")
+        except (OSError, ValueError, KeyError) as error:
+            self.notify(f"damaged state set aside: {set_aside(path).name} ({error})")
             return None
         if metadata["numerics_id"] != environment()["numerics_id"]:
             return None
-        template = self._fresh().state
-        return Progress(state=_unflatten(tensors, template), step=step, points=points)
+        return Progress(state=restore_tree(tensors, self._fresh().state), step=step, points=points)
 
     def _prune(self, *, last: bool = False) -> None:
         """Keep what the sweep says: `final` the last trunk state; `all` every state; `none` nothing once the trunk is done."""
@@ -392,21 +383,6 @@ def clustered_standard_error(losses: np.ndarray, clusters: np.ndarray) -> float:
     if groups < 2:
         return float("nan")
     return float(math.sqrt(groups / (groups - 1) * float(np.sum(sums**2))) / len(losses))
-
-
-def tensor_checksum(tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes, types and bytes, in name order."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].shape} {tensors[name].dtype}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
-    return digest.hexdigest()
-
-
-def path_step(path: Path) -> int:
-    """Step in the name of a saved state."""
-    text = path.name.removesuffix(".safetensors").rpartition("-")[2]
-    return int(text) if text.isdigit() else -1
 
 
 def _shape_only(optimizer: OptimizerConfig) -> OptimizerConfig:
@@ -440,15 +416,3 @@ def compile_ahead(config: TrunkConfig) -> None:
     rows = -(-config.data.evaluation_windows // EVALUATION_BATCH)
     evaluation = jax.ShapeDtypeStruct((rows, EVALUATION_BATCH, config.model.sequence_length + 1), jnp.uint8)
     fast.window_losses.lower(config.model, state["parameters"], evaluation).compile()
-
-
-def _flatten(tree: Any) -> dict[str, jax.Array]:
-    """Leaves by readable path: `parameters.blocks.0.up`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _unflatten(tensors: dict[str, np.ndarray], template: Any) -> Any:
-    """Inverse of `_flatten` for a tree of the same structure."""
-    names = list(_flatten(template))
-    return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(tensors[name]) for name in names])

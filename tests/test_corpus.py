@@ -17,7 +17,9 @@ def test_no_text_is_in_both_splits(tmp_path):
     rng = np.random.default_rng(0)
     licence = "# a licence header that every file repeats, word for word, at its top\n# second line of it"
     for number in range(200):
-        body = "\n\n".join(f"def f{number}_{k}(): return {rng.integers(10**9)} # some text that makes a block long enough" for k in range(4))
+        body = "\n\n".join(
+            f"def f{number}_{k}(): return {rng.integers(10**9)} # some text that makes a block long enough" for k in range(4)
+        )
         (tmp_path / f"{number}.py").write_text(licence + "\n\n" + body)
         (tmp_path / f"copy{number}.py").write_text(licence + "\n\n" + body)
     corpus = corpora.prepare(str(tmp_path))

@@ -129,7 +129,7 @@ def test_no_start_of_scipy_does_better(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     best = min(
         minimize(objective, [rng.normal(0, 0.5), rng.uniform(0, 8), rng.uniform(0, 8), *rng.uniform(0.1, 1, 2)], method="BFGS").fun
-        for _ in range(25)
+        for _ in range(10)
     )
     assert found.objective <= best * (1 + 1e-7)
 
@@ -142,8 +142,12 @@ def test_derivatives_are_those_of_the_objective(linear: bool, delta: float) -> N
     theta = np.array([0.2, -0.5, -1.0, 0.4, 0.7])
     weights = rng.integers(0, 4, (1, 20)).astype(float)
     value, gradient, hessian, _ = derivatives(problem, theta[None], delta, weights)
-    assert gradient[0] == pytest.approx(approx_fprime(theta, lambda t: derivatives(problem, t[None], delta, weights)[0][0], 1e-7), rel=1e-4, abs=1e-5)
-    numeric = np.array([approx_fprime(theta, lambda t, j=j: derivatives(problem, t[None], delta, weights)[1][0, j], 1e-7) for j in range(5)])
+    assert gradient[0] == pytest.approx(
+        approx_fprime(theta, lambda t: derivatives(problem, t[None], delta, weights)[0][0], 1e-7), rel=1e-4, abs=1e-5
+    )
+    numeric = np.array(
+        [approx_fprime(theta, lambda t, j=j: derivatives(problem, t[None], delta, weights)[1][0, j], 1e-7) for j in range(5)]
+    )
     assert hessian[0] == pytest.approx(numeric, rel=1e-3, abs=1e-4)
     assert value.shape == (1,)
 
@@ -159,9 +163,10 @@ def test_one_wild_run_moves_the_robust_fit_little(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "runs.csv", index=False)
     runs = read_runs(tmp_path)
     robust, plain = (fit("chinchilla", runs, loss=loss) for loss in ("huber:auto", "mse"))
-    inside = {"N": 5e4, "D": 1.5e6}
-    assert float(robust.predict(**inside)) == pytest.approx(true_loss(5e4, 1.5e6), rel=2e-3)
-    assert abs(float(plain.predict(**inside)) / true_loss(5e4, 1.5e6) - 1) > 5e-3
+    n, d = (runs.frame[c].drop(5).to_numpy() for c in ("N", "D"))
+    wrong = [np.abs(found.predict(N=n, D=d) / true_loss(n, d) - 1).mean() for found in (robust, plain)]
+    assert wrong[0] < 2e-3
+    assert wrong[1] > 4 * wrong[0]
 
 
 def test_what_the_runs_cannot_tell_is_said(tmp_path: Path) -> None:

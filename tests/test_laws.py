@@ -35,7 +35,7 @@ def test_registry_is_complete_and_named() -> None:
         assert law.parameters[0] == "E" and len(law.parameters) == 1 + 2 * len(law.variables)
         assert all(part in law.formula for part in (*law.parameters, *law.variables))
     for call in (get_law, get_preset):
-        with pytest.raises(UserError, match="chinchilla|hoffmann2022"):
+        with pytest.raises(UserError, match=r"chinchilla|hoffmann2022"):
             call("nope")
     with pytest.raises(ValueError, match="D is missing"):
         get_law("chinchilla").predict(PRESETS["hoffmann2022"].params, N=1)

@@ -44,7 +44,9 @@ def test_fast_model_agrees_with_the_readable_one(config):
 def test_loss_at_the_start_is_that_of_a_uniform_guess():
     config = SHAPES[0]
     windows = jnp.zeros((2, config.sequence_length + 1), jnp.int32)
-    assert float(jax.jit(partial(fast.mean_loss, config))(model.initial_parameters(config, 0), windows)) == pytest.approx(np.log(256), rel=1e-6)
+    assert float(jax.jit(partial(fast.mean_loss, config))(model.initial_parameters(config, 0), windows)) == pytest.approx(
+        np.log(256), rel=1e-6
+    )
 
 
 def test_no_token_sees_its_future():

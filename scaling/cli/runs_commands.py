@@ -212,7 +212,11 @@ def clean_command(arguments: argparse.Namespace) -> int:
     size = sum(disk_usage(path) if path.is_dir() else path.stat().st_size for path in removable)
     rows = [
         ("kept", "runs (results, curves, final weights)", disk_usage(folder.runs)),
-        ("kept", "tables, plots, report", sum(path.stat().st_size for path in root.glob("*.*") if path.is_file()) + disk_usage(root / "plots")),
+        (
+            "kept",
+            "tables, plots, report",
+            sum(path.stat().st_size for path in root.glob("*.*") if path.is_file()) + disk_usage(root / "plots"),
+        ),
         ("can go", f"{len(removable)} saved states, left-over attempts, damaged files", size),
         ("shared", f"cache in {cache_folder()} (safe to delete by hand)", disk_usage(cache_folder())),
     ]
@@ -225,5 +229,3 @@ def clean_command(arguments: argparse.Namespace) -> int:
     elif removable:
         print(f"next: scaling clean {root} --delete", file=sys.stderr)
     return 0
-
-

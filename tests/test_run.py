@@ -1,0 +1,203 @@
+"""The command as a user runs it, in its own processes: finish, repeat, kill, extend, fail, retry."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+TIMING = {"train_seconds", "eval_seconds", "host", "finished_at", "attempts"}
+
+
+def scaling(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "scaling.cli.main", *map(str, arguments)], capture_output=True, text=True, timeout=250, **options
+    )
+
+
+def tables(root):
+    """Every table of a results folder without timing columns."""
+    found = {}
+    for path in sorted(root.glob("*.csv")):
+        with open(path, newline="") as file:
+            rows = [{key: value for key, value in row.items() if key not in TIMING} for row in csv.DictReader(file)]
+        found[path.name] = rows
+    import duckdb
+
+    found["curves"] = duckdb.sql(f"SELECT * FROM '{root}/curves.parquet' ORDER BY ALL").fetchall()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, text_folder):
+    """Results of a tiny sweep that nobody disturbed, with its sweep file."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sweep = folder / "tiny.toml"
+    sweep.write_text(TINY.format(corpus=text_folder))
+    done = scaling("run", sweep, "--results", folder)
+    assert done.returncode == 0, done.stderr
+    return sweep, folder / "tiny", done
+
+
+def test_run_ends_with_laws_forecast_and_places(undisturbed):
+    _, root, done = undisturbed
+    for words in ("chinchilla: L = E + A/N^alpha + B/D^beta", "95 % interval", "forecast", "observed", "report.html", "next"):
+        assert words in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr and "17/17 runs" in done.stderr
+    expected = "runs laws fits exclusions frontier returns predictions".split()
+    assert {path.stem for path in root.glob("*.csv")} == set(expected)
+    assert (root / "curves.parquet").exists() and (root / "report.html").exists() and (root / "checklist.md").exists()
+    assert len(list((root / "plots").glob("*.png"))) >= 6
+    rows = tables(root)["runs.csv"]
+    assert len(rows) == 17 and {row["status"] for row in rows} == {"done"}
+
+
+def test_the_forecast_is_older_than_the_hold_out_and_in_its_config(undisturbed):
+    _, root, _ = undisturbed
+    (forecast,) = (root / "forecasts").glob("*.json")
+    target = json.loads(forecast.read_text())["target"]
+    config = json.loads((root / "runs" / target["run_id"] / "config.json").read_text())
+    assert config["role"] == "holdout" and config["forecast"] == forecast.stem
+    assert forecast.stat().st_mtime < (root / "runs" / target["run_id"] / "weights.safetensors").stat().st_mtime
+    fitted = set(json.loads(forecast.read_text())["runs"])
+    assert target["run_id"] not in fitted and len(fitted) == 16
+    (row,) = [row for row in tables(root)["predictions.csv"] if row["kind"] == "forecast"]
+    assert row["run_id"] == target["run_id"] and float(row["observed"]) > 0
+
+
+def test_a_finished_sweep_trains_nothing_and_changes_nothing(undisturbed):
+    sweep, root, _ = undisturbed
+    before = tables(root)
+    again = scaling("run", sweep, "--results", root.parent)
+    assert again.returncode == 0 and "nothing to train" in again.stderr
+    assert tables(root) == before
+
+
+def test_killed_at_random_moments_the_tables_are_the_same(undisturbed, tmp_path):
+    """kill -9 of the launcher (its workers follow it), ten times, then once to the end."""
+    sweep, root, _ = undisturbed
+    chance = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scaling.cli.main", "run", str(sweep), "--results", str(tmp_path)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(chance.uniform(0.3, 4.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = scaling("run", sweep, "--results", tmp_path)
+    assert last.returncode == 0, last.stderr
+    assert tables(tmp_path / "tiny") == tables(root)
+
+
+def test_killed_workers_are_replaced(undisturbed, tmp_path):
+    sweep, root, _ = undisturbed
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scaling.cli.main", "run", str(sweep), "--results", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(3)
+    killed = 0
+    for path in (tmp_path / "tiny" / "trunks").glob("*/claim"):
+        try:
+            os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+            killed += 1
+        except (OSError, ValueError):
+            continue
+    assert process.wait(timeout=200) == 0
+    assert tables(tmp_path / "tiny") == tables(root)
+
+
+def test_workers_end_with_their_parent(tmp_path, tiny_sweep):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scaling.cli.main", "run", str(tiny_sweep), "--results", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children = []
+    for _ in range(100):
+        time.sleep(0.1)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        if len(children) == 2:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.time() + 5
+    while time.time() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in children):
+        time.sleep(0.1)
+    assert children and not any(os.path.exists(f"/proc/{pid}") for pid in children)
+
+
+def test_an_extended_sweep_trains_only_what_is_new(undisturbed, tmp_path):
+    import shutil
+
+    sweep, root, _ = undisturbed
+    shutil.copytree(root, tmp_path / "tiny")
+    longer = tmp_path / "tiny.toml"
+    longer.write_text(sweep.read_text().replace('"24k", "40k"]\n[training]', '"24k", "40k", "64k"]\n[training]'))
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tiny" / "runs").iterdir()}
+    done = scaling("run", longer, "--results", tmp_path)
+    assert done.returncode == 0 and "4 of 21 runs to train" in done.stderr, done.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tiny" / "runs").iterdir()}
+    assert len(after) == 21 and all(after[name] == value for name, value in before.items())
+    log = (tmp_path / "tiny" / "workers.log").read_text()
+    assert "continues at step" in log  # from the kept trunk state, not from the start
+
+
+def test_a_failed_trunk_is_recorded_the_rest_goes_on_and_retry_heals_it(undisturbed, tmp_path):
+    import shutil
+
+    sweep, root, _ = undisturbed
+    shutil.copytree(root, tmp_path / "tiny")
+    trunk = next((tmp_path / "tiny" / "trunks").iterdir())
+    for run in (tmp_path / "tiny" / "runs").iterdir():
+        if json.loads((run / "result.json").read_text())["trunk_id"] == trunk.name:
+            shutil.rmtree(run)
+    (trunk / "failure.json").write_text(json.dumps({"reason": "MemoryError: made for this test"}))
+    failed = scaling("run", sweep, "--results", tmp_path)
+    assert failed.returncode == 3 and "made for this test" in failed.stderr
+    status = scaling("status", tmp_path / "tiny")
+    assert "failed" in status.stdout and "MemoryError: made for this test" in status.stdout
+    healed = scaling("run", sweep, "--results", tmp_path, "--retry", "failed")
+    assert healed.returncode == 0, healed.stderr
+    assert tables(tmp_path / "tiny")["runs.csv"] == tables(root)["runs.csv"]
+
+
+def test_a_worker_alone_trains_everything_but_the_hold_out(undisturbed, tmp_path):
+    import shutil
+
+    _, root, _ = undisturbed
+    (tmp_path / "w").mkdir()
+    shutil.copy(root / "sweep.resolved.json", tmp_path / "w")
+    done = scaling("worker", tmp_path / "w")
+    assert done.returncode == 0 and "trained 4 trunks; 1 trunks left" in done.stderr
+    assert len(list((tmp_path / "w" / "runs").iterdir())) == 16
+
+
+def test_status_plan_clean_and_help(undisturbed):
+    sweep, root, _ = undisturbed
+    status = scaling("status", root)
+    assert status.returncode == 0 and "17 runs: 17 done" in status.stdout
+    plan = scaling("plan", sweep, "--results", root.parent)
+    assert plan.returncode == 0 and plan.stdout.count("done") == 17 and "5 trunks" in plan.stderr
+    clean = scaling("clean", root)
+    assert clean.returncode == 0 and "can go" in clean.stdout
+    for command in "plan run worker status clean fit plot report optimal predict query laws".split():
+        shown = scaling(command, "--help")
+        assert shown.returncode == 0 and "example" in shown.stdout
+    missing = scaling("status", root.parent / "nowhere")
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+
+
+def test_help_is_quick_because_it_imports_no_jax():
+    code = "import sys; from scaling.cli.main import parser; parser(); assert not {'jax', 'pandas', 'scipy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,154 @@
+"""All tables of a results folder, and forecasts: registered once, scored once, never changed."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_uncertainty import as_runs, simulated, true_loss
+
+from analysis.errors import UserError
+from analysis.fitting import fit
+from analysis.forecast import read_forecasts, register, score
+from analysis.report_text import summary
+from analysis.tables import analyse
+from analysis.uncertainty import bootstrap
+
+COLUMNS = {
+    "laws": "fit_id,law,approach,n_column,parameter,estimate,std_error,ci_low,ci_high,ci_level,method",
+    "fits": "fit_id,law,n_column,n_runs,n_trunks,n_excluded,loss,objective,rmse_log,r2,aicc,bic,cv_error,starts,"
+    "starts_agree,condition,status",
+    "exclusions": "run_id,reason",
+    "frontier": "approach,law,n_column,flops,params_opt,tokens_opt,loss",
+    "returns": "axis,from,to,loss_from,loss_to,gain,gain_per_doubling",
+    "predictions": "kind,run_id,law,n_column,params,tokens,predicted,pi_low,pi_high,observed,relative_error,extrapolation",
+}
+HELD = {"run_id": "big", "trunk_id": "big", "params_non_embedding": 36 * 96**2, "tokens": 4_000_000}
+
+
+def write_folder(folder: Path, *, seed: int = 0, observed: float | None = None) -> Path:
+    frame = simulated(seed).rename(columns={"N": "params_non_embedding", "D": "tokens", "C": "flops"}).assign(status="done", reason="")
+    held = {
+        **HELD,
+        "seed_data": "0",
+        "role": "holdout",
+        "flops": 1e12,
+        "status": "done" if observed else "missing",
+        "reason": "",
+        "loss": observed,
+    }
+    folder.mkdir(exist_ok=True)
+    pd.concat([frame, pd.DataFrame([held])]).to_csv(folder / "runs.csv", index=False)
+    return folder
+
+
+def test_the_whole_way(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "sweep")
+    before = analyse(folder, bootstrap=60)
+    main = before.fits[-1]
+    assert main.law.name == "chinchilla"
+    path = register(main, HELD, folder=folder)
+    content = path.read_bytes()
+    observed = true_loss(HELD["params_non_embedding"], HELD["tokens"]) * 1.001
+    after = analyse(write_folder(folder, observed=observed), bootstrap=60)
+    assert register(main, HELD, folder=folder) == path and path.read_bytes() == content
+    for name, columns in COLUMNS.items():
+        table = pd.read_csv(folder / f"{name}.csv")
+        assert set(columns.split(",")) <= set(table.columns), name
+    laws = pd.read_csv(folder / "laws.csv")
+    assert set(laws["law"]) == {"power-n", "power-d", "power-c", "chinchilla"}
+    assert laws["method"].str.contains("conditional on the law").all()
+    forecast = after.tables["predictions"].query("kind == 'forecast'").iloc[0]
+    assert forecast["observed"] == pytest.approx(observed)
+    assert forecast["relative_error"] == pytest.approx(forecast["predicted"] / observed - 1)
+    assert abs(forecast["relative_error"]) < 0.015
+    assert after.tables["exclusions"].to_numpy().tolist() == [["big", "holdout: scored, never fitted"]]
+    assert {f.stem for f in (folder / "draws").iterdir()} == {f.fit_id for f in after.fits}
+    assert [f.fit_id for f in before.fits] == [f.fit_id for f in after.fits], "a hold-out must change no fit"
+    text = summary(after)
+    for word in ("alpha", "params_non_embedding", "conditional on the law", "starts agree", "condition", "error", "threshold of 1.5 %"):
+        assert word in text
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "sweep", observed=1.3)
+    written = []
+    for _ in range(2):
+        analyse(folder, laws=["chinchilla", "power-n"], bootstrap=40)
+        written.append({p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*.csv"))})
+    assert written[0] == written[1]
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_numbers_survive_the_csv(tmp_path: Path) -> None:
+    found = analyse(write_folder(tmp_path / "sweep"), laws=["chinchilla"], bootstrap=0)
+    table = pd.read_csv(tmp_path / "sweep" / "laws.csv", dtype=str).set_index("parameter")
+    assert {name: float(text) for name, text in table["estimate"].items()} == found.fits[0].params
+
+
+def test_laws_that_cannot_be_fitted_are_noted(tmp_path: Path) -> None:
+    frame = simulated(0, seeds=1)
+    path = tmp_path / "theirs.csv"
+    frame[["N", "D", "loss"]].to_csv(path, index=False)
+    found = analyse(path, bootstrap=0)
+    assert [f.law.name for f in found.fits] == ["chinchilla"] or "power-c" in [f.law.name for f in found.fits]
+    assert any("power-n" in note and "usable rows" in note for note in found.notes)
+    assert "not fitted" in summary(found)
+    assert found.folder == tmp_path / "theirs"
+    with pytest.raises(UserError, match="usable rows"):
+        analyse(path, laws=["power-n"], out=tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "nothing is written when the input is wrong"
+    with pytest.raises(UserError, match="is a file"):
+        analyse(path, out=path)
+
+
+def test_a_holdout_without_forecast_is_scored_and_named_so(tmp_path: Path) -> None:
+    found = analyse(write_folder(tmp_path / "sweep", observed=1.3), laws=["chinchilla"], bootstrap=40)
+    row = found.tables["predictions"].query("run_id == 'big'").iloc[0]
+    assert row["kind"] == "holdout, no forecast registered"
+    assert row["extrapolation"].endswith("beyond the data")
+
+
+def test_score_by_hand() -> None:
+    forecast = {"predicted": 2.02, "pi_low": 1.9, "pi_high": 2.01, "threshold_relative_error": 0.015}
+    result = score(forecast, 2.0)
+    assert result.relative_error == pytest.approx(0.01)
+    assert result.within_threshold and result.inside_interval
+    missed = score(forecast, 1.8)
+    assert not missed.within_threshold and not missed.inside_interval and missed.verdict.startswith("missed")
+    with pytest.raises(ValueError, match="not allowed"):
+        score(forecast, float("nan"))
+
+
+def test_a_forecast_holds_what_is_needed_to_score_it(tmp_path: Path) -> None:
+    found = fit("chinchilla", as_runs(simulated(0)))
+    with pytest.raises(UserError, match="no draws"):
+        register(found, HELD, folder=tmp_path)
+    drawn = bootstrap(found, draws=300)
+    with pytest.raises(UserError, match="tokens"):
+        register(drawn, {"run_id": "x", "params_non_embedding": 5}, folder=tmp_path)
+    path = register(drawn, HELD, folder=tmp_path, threshold=0.01)
+    record = json.loads(path.read_text())
+    assert record["forecast_id"] == path.stem and len(path.stem) == 12
+    assert len(record["draws"]) == 200 and len(record["runs"]) == 32
+    assert record["pi_low"] < record["predicted"] < record["pi_high"]
+    assert read_forecasts(tmp_path) == [record]
+    (tmp_path / "forecasts" / "zz.json").write_text("{")
+    with pytest.raises(UserError, match="is no forecast"):
+        read_forecasts(tmp_path)
+
+
+def test_analysis_imports_neither_jax_nor_scaling() -> None:
+    for path in (Path(__file__).parents[1] / "analysis").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert not {n.split(".")[0] for n in names} & {"jax", "jaxlib", "flax", "optax", "scaling"}, path.name
