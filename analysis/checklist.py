@@ -77,8 +77,8 @@ def _form(analysis: Analysis, folder: Path) -> list[Item]:
 
 def _training(analysis: Analysis, folder: Path) -> list[Item]:
     frame = analysis.runs.frame
-    cells = frame.groupby(["N", "D"]).size()
-    repeats = f"{len(cells)} cells (N, D), {int(cells.min())} to {int(cells.max())} runs in each"
+    cells: list[int] = frame.groupby(["N", "D"]).size().tolist()
+    repeats = f"{len(cells)} cells (N, D), {min(cells)} to {max(cells)} runs in each"
     tuned = _count(analysis.runs.all_rows, "role", "tune")
     recorded = "recipe_version" in analysis.runs.all_rows
     return [
@@ -188,17 +188,17 @@ def _join(parts: list[str]) -> str:
     return "; ".join(parts) if parts else UNKNOWN
 
 
-def _count(frame: pd.DataFrame, column: str, value: str) -> int:
+def _count(frame: Any, column: str, value: str) -> int:
     return int((frame[column].astype(str) == value).sum()) if column in frame else 0
 
 
-def _facts(frame: pd.DataFrame, *columns: str) -> str:
+def _facts(frame: Any, *columns: str) -> str:
     """Say the levels of the columns that exist and are filled."""
     known = [name for name in columns if name in frame and frame[name].notna().any() and (frame[name].astype(str) != "").any()]
     return _join([f"{name} {_levels(frame[name])}" for name in known])
 
 
-def _levels(values: pd.Series) -> str:
+def _levels(values: Any) -> str:
     """List the levels of a column, or their range when there are more than eight."""
     found = sorted(values.dropna().unique().tolist())
     if len(found) <= 8:
@@ -206,7 +206,7 @@ def _levels(values: pd.Series) -> str:
     return f"{_number(found[0])} to {_number(found[-1])} ({len(found)} levels)"
 
 
-def _range(values: pd.Series) -> str:
+def _range(values: Any) -> str:
     return f"{values.min():.3g} to {values.max():.3g}"
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, tidy_forecasts
+from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, runs_of, tidy_forecasts
 from analysis.plot_style import (
     HALO,
     HOLDOUT,
     INK,
     SMALL,
+    Frame,
     axis_labels,
     end_labels,
     levels_of,
@@ -37,7 +38,7 @@ AXES = {
 }
 
 
-def draw_loss_curves(curves: pd.DataFrame, ax: Axes, *, sizes: dict[str, float]) -> Axes:
+def draw_loss_curves(curves: Frame, ax: Axes, *, sizes: dict[str, float]) -> Axes:
     """Draw train loss over tokens: each trunk, the cooldowns that leave it, and held-out loss at the end of each.
 
     Parameters
@@ -55,7 +56,7 @@ def draw_loss_curves(curves: pd.DataFrame, ax: Axes, *, sizes: dict[str, float])
     ends: dict[float, list[float]] = {}
     # Branches share their trunk's points: each is drawn once.
     trunk = frame[frame.phase != "cooldown"].drop_duplicates(["trunk_id", "step"])
-    before: dict[str, pd.DataFrame] = {}
+    before: dict[str, Frame] = {}
     for trunk_id, line in trunk.groupby("trunk_id"):
         before[str(trunk_id)] = _smooth(line)
         _curve(ax, before[str(trunk_id)], color=colors[line.N.iloc[0]], alpha=0.45)
@@ -89,7 +90,7 @@ def draw_loss_curves(curves: pd.DataFrame, ax: Axes, *, sizes: dict[str, float])
     return ax
 
 
-def _ticks(start: float, tokens: pd.Series) -> list[float]:
+def _ticks(start: float, tokens: Frame) -> list[float]:
     """Token counts at which runs end, and halvings of the least of them down to the start of the axis."""
     ticks = [float(value) for value in np.unique(tokens) if value > start]
     while ticks and ticks[0] / 2 > start:
@@ -97,18 +98,18 @@ def _ticks(start: float, tokens: pd.Series) -> list[float]:
     return ticks
 
 
-def _smooth(line: pd.DataFrame) -> pd.DataFrame:
+def _smooth(line: Frame) -> Frame:
     """Smooth the train loss by a running geometric mean over an eighth of the line and at most 9 points."""
     line = line.sort_values("step")
     window = max(1, min(9, len(line) // 8))
     return line.assign(train_loss=np.exp(np.log(line.train_loss).rolling(window, center=True, min_periods=1).mean()))
 
 
-def _curve(ax: Axes, line: pd.DataFrame, *, color: Any, alpha: float) -> None:
+def _curve(ax: Axes, line: Frame, *, color: Any, alpha: float) -> None:
     ax.plot(line.tokens, line.train_loss, color=color, linewidth=1.2, alpha=alpha)
 
 
-def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: pd.DataFrame | None = None) -> Axes:
+def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: Frame | None = None) -> Axes:
     """Draw loss against N at each D (``axis="N"``) or against D at each N (``axis="D"``): runs, law and its interval.
 
     Parameters
@@ -121,7 +122,7 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: pd.DataFrame 
         The forecast rows of predictions.csv: params, tokens, predicted, pi_low, pi_high, observed.
     """
     other = "D" if axis == "N" else "N"
-    frame = fit.frame
+    frame = runs_of(fit)
     two = other in fit.law.variables
     fore = tidy_forecasts(forecasts)
     extra = {"N": fore.params, "D": fore.tokens}
@@ -161,7 +162,7 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: pd.DataFrame 
     return ax
 
 
-def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: pd.DataFrame | None = None, forecasts: pd.DataFrame | None = None) -> Axes:
+def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: Frame | None = None, forecasts: Frame | None = None) -> Axes:
     """Draw loss against training compute: runs coloured by N, those of one model joined, and the compute-optimal frontier of the law.
 
     Parameters
@@ -174,7 +175,7 @@ def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: pd.DataFrame | No
     forecasts : DataFrame, optional
         The forecast rows of predictions.csv.
     """
-    frame = fit.frame.assign(flops=6.0 * fit.frame.N * fit.frame.D)
+    frame = runs_of(fit)
     fore = tidy_forecasts(forecasts)
     fore = fore.assign(flops=6.0 * fore.params * fore.tokens)
     levels, own = levels_of(frame.N)
@@ -227,7 +228,7 @@ def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: pd.DataFrame | No
     return ax
 
 
-def draw_returns(returns: pd.DataFrame, ax: Axes, *, axis: str, threshold: float | None = None) -> Axes:
+def draw_returns(returns: Frame, ax: Axes, *, axis: str, threshold: float | None = None) -> Axes:
     """Draw what one more doubling of N, D or C buys, along that axis.
 
     Parameters
@@ -284,7 +285,7 @@ def draw_returns(returns: pd.DataFrame, ax: Axes, *, axis: str, threshold: float
     return ax
 
 
-def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: pd.DataFrame | None = None) -> Axes:
+def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: Frame | None = None) -> Axes:
     """Draw what the law leaves over, in percent of the loss, against N, D or D/N; the noise between seeds as a grey band.
 
     Parameters
@@ -296,38 +297,33 @@ def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: pd.DataFrame 
     forecasts : DataFrame, optional
         The forecast rows of predictions.csv; drawn as stars, never part of the fit.
     """
-    frame = fit.frame.assign(ratio=fit.frame.D / fit.frame.N)
+    frame = runs_of(fit)
     fore = tidy_forecasts(forecasts)
     fore = fore[fore.observed.notna()]
-    xs = {"N": frame.N, "D": frame.D, "D/N": frame.ratio}[against].to_numpy()
-    held = {"N": fore.params, "D": fore.tokens, "D/N": fore.tokens / fore.params}[against].to_numpy(dtype=np.float64)
     # Observed against the law: above zero, the run is worse than the law says.
-    left = 100 * np.expm1(-frame.residual_log.to_numpy())
-    order = np.argsort(xs)
-    noise = 100 * frame.noise_sd.to_numpy()
-    everything = np.concatenate([xs, held])
+    frame = frame.assign(x={"N": frame.N, "D": frame.D, "D/N": frame.ratio}[against], left=100 * np.expm1(-frame.residual_log))
+    held = {"N": fore.params, "D": fore.tokens, "D/N": fore.tokens / fore.params}[against].to_numpy(dtype=np.float64)
+    everything = np.concatenate([frame.x, held])
     limits = (float(everything.min()) / 1.15, float(everything.max()) * 1.15)
-    by_level = pd.Series(noise[order]).groupby(xs[order]).mean()
-    if not np.isfinite(noise).all():
-        by_level = by_level * 0
-    elif len(by_level) > 8:
-        by_level = by_level * 0 + float(np.median(noise))
-    edges = [limits[0], *by_level.index, limits[1]]
-    band = 2 * np.array([by_level.iloc[0], *by_level, by_level.iloc[-1]])
+    noise = 100 * frame.groupby("x").noise_sd.mean()
+    if len(noise) > 8:
+        noise = noise * 0 + 100 * frame.noise_sd.median()
+    edges = [limits[0], *noise.index, limits[1]]
+    band = 2 * np.array([noise.iloc[0], *noise, noise.iloc[-1]])
     ax.fill_between(edges, -band, band, color="#000000", alpha=0.08, linewidth=0)
     ax.axhline(0, color=INK, linewidth=1)
     key = "D" if against == "N" else "N"
     levels = np.unique(frame[key])
     colors = dict(zip(levels, sequential(levels), strict=True))
-    ax.scatter(xs, left, c=[colors[v] for v in frame[key]], s=34, edgecolors="white", linewidths=0.6, zorder=3)
-    means = pd.Series(left).groupby(xs).mean()
-    if 2 <= len(means) <= 8 < len(xs):
+    ax.scatter(frame.x, frame.left, c=[colors[v] for v in frame[key]], s=34, edgecolors="white", linewidths=0.6, zorder=3)
+    means = frame.groupby("x").left.mean()
+    if 2 <= len(means) <= 8 < len(frame):
         ax.plot(means.index, means.to_numpy(), color=INK, linewidth=1.6, marker="_", markersize=16, zorder=4)
     percent = 100 * (fore.observed / fore.predicted - 1).to_numpy(dtype=np.float64)
     ax.plot(held, percent, "*", color=HOLDOUT, markersize=15, markeredgecolor="white", zorder=5)
     own, few = levels_of(everything)
     log_axis(ax, "x", limits=limits, levels=own if few else ())
-    reach = 1.12 * float(np.nanmax(np.abs(np.concatenate([left, percent, band, [0.05]]))))
+    reach = 1.12 * float(np.nanmax(np.abs(np.concatenate([frame.left, percent, band, [0.05]]))))
     ax.set_ylim(-reach, reach)
     ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     axis_labels(ax, "tokens per parameter D/N" if against == "D/N" else axis_name(fit, against), "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.plot_style import HALO, HOLDOUT, SMALL, sequential
+from analysis.plot_style import HALO, HOLDOUT, SMALL, Frame, sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 FORECAST_COLUMNS = ("params", "tokens", "predicted", "pi_low", "pi_high", "observed", "relative_error")
 
 
-def tidy_forecasts(frame: pd.DataFrame | None) -> pd.DataFrame:
+def tidy_forecasts(frame: Frame | None) -> Frame:
     """Return forecast rows as floats; an empty frame with the same columns when there are none."""
     if frame is None or not len(frame):
         return pd.DataFrame({name: np.zeros(0) for name in FORECAST_COLUMNS})
     return (
         frame.reindex(columns=list(FORECAST_COLUMNS)).apply(pd.to_numeric, errors="coerce").dropna(subset=["params", "tokens", "predicted"])
     )
+
+
+def runs_of(fit: Fit) -> Frame:
+    """Return the runs of a fit with two more columns: flops (6ND) and ratio (D/N)."""
+    frame = fit.frame
+    return frame.assign(flops=6.0 * frame["N"] * frame["D"], ratio=frame["D"] / frame["N"])
 
 
 def axis_name(fit: Fit, axis: str) -> str:
@@ -43,7 +49,7 @@ def axis_name(fit: Fit, axis: str) -> str:
     )
 
 
-def draw_band(fit: Fit, ax: Axes, x: np.ndarray, arguments: Mapping[str, np.ndarray], *, color: Any) -> Axes:
+def draw_band(fit: Fit, ax: Axes, x: np.ndarray, arguments: Mapping[str, Any], *, color: Any) -> Axes:
     """Shade the law's confidence interval at the given points; nothing when the fit has no draws."""
     if fit.draws is not None:
         low, high = fit.interval(**arguments)
@@ -51,7 +57,7 @@ def draw_band(fit: Fit, ax: Axes, x: np.ndarray, arguments: Mapping[str, np.ndar
     return ax
 
 
-def draw_points(ax: Axes, frame: pd.DataFrame, x: str, by: str, palette: Mapping[float, Any], own: bool) -> Axes:
+def draw_points(ax: Axes, frame: Frame, x: str, by: str, palette: Mapping[float, Any], own: bool) -> Axes:
     """Draw every run as a point, coloured by `by`; every seed is its own point."""
     values = frame[by].to_numpy(dtype=np.float64)
     if own and all(value in palette for value in np.unique(values)):
@@ -71,7 +77,7 @@ def draw_points(ax: Axes, frame: pd.DataFrame, x: str, by: str, palette: Mapping
     return ax
 
 
-def draw_forecasts(forecasts: pd.DataFrame, ax: Axes, *, x: str) -> Axes:
+def draw_forecasts(forecasts: Frame, ax: Axes, *, x: str) -> Axes:
     """Draw each registered forecast with its prediction interval, and the hold-out's observed loss where there is one."""
     for row in forecasts.itertuples():
         at = float(getattr(row, x))

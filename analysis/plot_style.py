@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Color = tuple[float, float, float, float]
+# A pandas.DataFrame. By pandas' own annotations a column is a Series, a DataFrame or an array, which no type checker accepts in arithmetic.
+Frame = Any
 
 WIDTH = 7.0  # inches
 DPI = 160
@@ -156,7 +158,7 @@ def loss_axis(ax: Axes, low: float, high: float, *, below: float | None = None) 
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def sequential(values: Sequence[float], *, within: Sequence[float] | None = None) -> list[Color]:
+def sequential(values: Sequence[float] | np.ndarray, *, within: Sequence[float] | None = None) -> list[Color]:
     """Colours for ordered values, dark to light along viridis in the logarithm, without its brightest fifth (invisible on white).
 
     The darkest and the lightest stand for the extremes of `within`, by default of the values themselves.
@@ -168,7 +170,7 @@ def sequential(values: Sequence[float], *, within: Sequence[float] | None = None
     return [tuple(map(float, colormaps["viridis"](0.78 * share))) for share in shares]  # pyright: ignore[reportReturnType]
 
 
-def levels_of(values: Sequence[float], *, most: int = 6) -> tuple[list[float], bool]:
+def levels_of(values: Sequence[float] | np.ndarray, *, most: int = 6) -> tuple[list[float], bool]:
     """Choose the values at which a law is drawn.
 
     Returns
@@ -232,7 +234,7 @@ def end_labels(ax: Axes, labels: Sequence[tuple[float, str, Any]], *, header: st
     if not labels:
         return
     figure = ax.figure
-    height = figure.get_figheight() * 72 * ax.get_position().height  # points
+    height = float(figure.bbox.height) / figure.dpi * 72 * ax.get_position().height  # points
     gap = size * 1.3 / height
     to_axes = (ax.transData + ax.transAxes.inverted()).transform
     x = ax.get_xlim()[0]

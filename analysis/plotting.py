@@ -17,7 +17,7 @@ from analysis.drawings import (
     draw_returns,
 )
 from analysis.errors import UserError
-from analysis.plot_style import SMALL, levels_of, new_figure, title
+from analysis.plot_style import SMALL, Frame, levels_of, new_figure, title
 from analysis.runs import read_curves
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ def _main_fit(analysis: Analysis) -> Fit | None:
         (fit for fit in analysis.fits if {"N", "D"} <= set(fit.law.variables)),
         analysis.fits[0] if analysis.fits else None,
     )
+
+
+def _table(analysis: Analysis, name: str) -> Frame:
+    return analysis.tables[name]
 
 
 def _small_print(analysis: Analysis, fit: Fit, *extra: str) -> str:
@@ -73,7 +77,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
             yield "loss_curves", figure
     if fit is None:
         return
-    predictions, frontier, returns = (analysis.tables[name] for name in ("predictions", "frontier", "returns"))
+    predictions, frontier, returns = (_table(analysis, name) for name in ("predictions", "frontier", "returns"))
     # Hold-outs and their forecasts, where these count N as the fit does.
     forecasts = predictions[(predictions["kind"] != "cv") & (predictions["n_column"] == fit.n_column)]
     for axis, name, heading in (
@@ -87,7 +91,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
         draw_loss_against(shown, ax, axis=axis, forecasts=forecasts)
         title(ax, heading)
         yield name, figure
-    joined = "Lines join the runs of one size. " if levels_of(fit.frame["N"])[1] else ""
+    joined = "Lines join the runs of one size. " if levels_of(fit.frame["N"].tolist())[1] else ""
     figure, (ax,) = new_figure(right=0.95, caption=_small_print(analysis, fit, joined + "Dashed: extrapolation."))
     own = frontier[frontier["fit_id"] == fit.fit_id]
     draw_loss_against_compute(fit, ax, frontier=own, forecasts=forecasts)

@@ -165,7 +165,7 @@ def _plots(plots: Sequence[Path]) -> str:
     return f'<h2>Plots</h2><div class="plots">{"".join(figures)}</div>' if figures else ""
 
 
-def _table(key: str, frame: pd.DataFrame) -> str:
+def _table(key: str, frame: Any) -> str:
     """One table: open or folded, its columns chosen, at most 200 rows."""
     heading = f"{_HEADINGS[key]} ({len(frame)})"
     if not len(frame):

@@ -122,7 +122,7 @@ def test_predict(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert row["loss"] == pytest.approx(true_loss(2e5, 8e6), rel=0.01)
     assert row["loss_ci_low"] < row["loss"] < row["loss_ci_high"]
     assert row["n_column"] == "params_non_embedding"
-    assert "above the data" in row["extrapolation"]
+    assert row["extrapolation"].endswith("the data") and "N x2.03" in row["extrapolation"]
     assert main(["predict", "hoffmann2022", "--params", "70B", "--tokens", "1.4T", "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     # By hand: 1.69337 + 406.46/4768 + 410.7/2888

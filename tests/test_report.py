@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from analysis.tables import Analysis, analyse
 from synthetic import true_loss, write_results
 
 from analysis.errors import UserError
 from analysis.plotting import plot_all
 from analysis.report import write_report
+from analysis.tables import Analysis, analyse
 
 EVIL = "<script>alert(1)</script>"
 
