@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
+from analysis.frames import Frame
 from analysis.laws import Law
 from analysis.newton import EXPONENTS, FLOOR_SPAN, Solution, derivatives
 from analysis.noise import NoiseModel
@@ -19,7 +19,7 @@ def winsorised_sd(left: np.ndarray, p: int) -> float:
     return float(np.sqrt((clipped**2).sum() / max(len(left) - p, 1)))
 
 
-def misfit_sd(frame: pd.DataFrame, left: np.ndarray, noise: NoiseModel, p: int) -> float:
+def misfit_sd(frame: Frame, left: np.ndarray, noise: NoiseModel, p: int) -> float:
     """Return the scatter of cell means about the law beyond the noise between seeds (by moments; 0 where noise explains it)."""
     cells = frame.assign(left=left, variance=noise.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy()) ** 2).groupby(["N", "D"])
     means = cells["left"].mean().to_numpy()
@@ -38,7 +38,7 @@ def information(solution: Solution) -> tuple[float, bool]:
     return float(eigenvalues[-1] / max(eigenvalues[0], 1e-300)), bool(exact[0] > -1e-9)
 
 
-def judge(law: Law, frame: pd.DataFrame, solution: Solution, condition: float, positive: bool) -> tuple[str, tuple[str, ...]]:
+def judge(law: Law, frame: Frame, solution: Solution, condition: float, positive: bool) -> tuple[str, tuple[str, ...]]:
     """Return the status of the fit, and what a reader must be told."""
     warnings = []
     logs = np.log(frame.loc[:, list(law.variables)].to_numpy())

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.diagnostics import MAD, information, judge, misfit_sd, winsorised_sd
 from analysis.errors import UserError
+from analysis.frames import Frame
 from analysis.laws import Law, get_law
 from analysis.newton import Problem, Solution, minimise, predict_log, projection_starts, residuals
 from analysis.noise import NoiseModel, estimate_noise, residual_noise
@@ -75,12 +76,12 @@ class Fit:
     status: str
     subset: str
     residuals: np.ndarray
-    frame: pd.DataFrame
+    frame: Frame
     noise: NoiseModel
     method: str
     solution: Solution = field(repr=False)
-    cv: pd.DataFrame = field(repr=False)
-    draws: pd.DataFrame | None = None
+    cv: Frame = field(repr=False)
+    draws: Frame | None = None
     ci_level: float = 0.95
     loss_offset_sd: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -112,7 +113,7 @@ class Fit:
         low, high = np.percentile(sample, [tail, 100 - tail], axis=0)
         return low, high
 
-    def parameter_table(self) -> pd.DataFrame:
+    def parameter_table(self) -> Frame:
         """One row a parameter: parameter, estimate, std_error, ci_low, ci_high (empty without draws).
 
         E's interval is that of the absolute floor: it also holds the sampling error of the held-out text (`loss_offset_sd`), as one offset
@@ -228,7 +229,7 @@ def parse_loss(text: str) -> tuple[str, float | None]:
     raise UserError(f"--loss {text!r} is not understood; allowed: huber:auto, huber:DELTA with DELTA above 0 (huber:1e-3), lad, mse")
 
 
-def select(law: Law, runs: Runs) -> tuple[pd.DataFrame, str]:
+def select(law: Law, runs: Runs) -> tuple[Frame, str]:
     """Return the rows that a law is fitted on, and which these are in words."""
     frame = runs.frame
     if law.name == "power-n":
@@ -258,7 +259,7 @@ def _lower_hull(x: np.ndarray, y: np.ndarray) -> list[int]:
 
 
 def solve(
-    law: Law, frame: pd.DataFrame, *, sd: np.ndarray, kind: str, delta: float | None, link: str, starts: int | np.ndarray
+    law: Law, frame: Frame, *, sd: np.ndarray, kind: str, delta: float | None, link: str, starts: int | np.ndarray
 ) -> tuple[Solution, np.ndarray, np.ndarray]:
     """Global minimum over the starts (how many, or the points themselves), and where each start ended with its objective."""
     logs = np.log(frame.loc[:, list(law.variables)].to_numpy(dtype=np.float64))
@@ -314,7 +315,7 @@ def _with_compute(variables: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
-def _cross_validate(law: Law, frame: pd.DataFrame, whole: Solution, *, sd: np.ndarray, kind: str, link: str) -> pd.DataFrame:
+def _cross_validate(law: Law, frame: Frame, whole: Solution, *, sd: np.ndarray, kind: str, link: str) -> Frame:
     """Predict the dearest runs from the cheaper ones, at several cuts; Huber's delta is that of the whole fit."""
     rows = []
     compute = frame["C"].to_numpy()
@@ -348,7 +349,7 @@ def _offset(runs: Runs) -> float:
     return float(np.median(ratio)) if len(ratio) else 0.0
 
 
-def _identity(law: Law, frame: pd.DataFrame, options: dict[str, Any]) -> str:
+def _identity(law: Law, frame: Frame, options: dict[str, Any]) -> str:
     rows = [[str(r), repr(float(n)), repr(float(d)), repr(float(v))] for r, n, d, v in frame[["run_id", "N", "D", "loss"]].to_numpy()]
     text = json.dumps([law.name, law.formula, options, sorted(rows)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

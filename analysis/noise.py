@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
+from analysis.frames import Frame
+
 #: Prior of the slopes of log sd in log N and log D (sd a unit of log): noise rarely changes faster than its own square root.
 SLOPE_PRIOR = 0.4
 #: Prior of each log variance share about one third (sd in log): keeps shares that a few repeats cannot tell from running to 0.
@@ -59,7 +61,7 @@ class NoiseModel:
         return np.hypot(self.noise_sd(n, d), self.misfit_sd)
 
 
-def estimate_noise(frame: pd.DataFrame) -> NoiseModel | None:
+def estimate_noise(frame: Frame) -> NoiseModel | None:
     """Noise between seeds from the cells (N, D) that were run more than once; None when there is none.
 
     A cell's contrasts (differences from its mean) carry no law. Their variance as a function of N and D is fitted by a gamma
@@ -92,20 +94,20 @@ def estimate_noise(frame: pd.DataFrame) -> NoiseModel | None:
     return NoiseModel(**{**model.__dict__, "log_sd": log_sd + 0.5 * float(np.log(total)), "shares": shares})
 
 
-def residual_noise(frame: pd.DataFrame, sd: float, degrees: float) -> NoiseModel:
+def residual_noise(frame: Frame, sd: float, degrees: float) -> NoiseModel:
     """Noise model without repeats: the residual scale, the same everywhere, shared out equally; it includes the law's misfit."""
     log_n, log_d = np.log(frame["N"].to_numpy()), np.log(frame["D"].to_numpy())
     return NoiseModel(
         log_sd=float(np.log(max(sd, SD_FLOOR))), slope_n=0.0, slope_d=0.0, log_n=float(log_n.mean()), log_d=float(log_d.mean()),
         range_n=(float(log_n.min()), float(log_n.max())), range_d=(float(log_d.min()), float(log_d.max())),
-        shares=(1 / 3, 1 / 3, 1 / 3), misfit_sd=0.0, degrees=(max(degrees, 1.0),) * 3, repeats=0,
+        shares=(1 / 3, 1 / 3, 1 / 3), misfit_sd=0.0, degrees=(max(degrees, 1.0), max(degrees, 1.0), max(degrees, 1.0)), repeats=0,
         source="no repeats: the scale of the residuals, noise and misfit together",
     )  # fmt: skip
 
 
-def _degrees(cells: list[pd.DataFrame]) -> tuple[float, float, float]:
+def _degrees(cells: list[Frame]) -> tuple[float, float, float]:
     """Independent contrasts between trunks, between data seeds at one D, and in all; two more each for the prior."""
-    rows = pd.concat(cells)
+    rows: Frame = pd.concat(cells)
     contrasts = len(rows) - len(cells)
     trunks = min(contrasts, max(1, rows["trunk_id"].nunique() - rows["N"].nunique()))
     seeds = rows["seed_data"].astype(str)
@@ -126,11 +128,11 @@ def _fit_sd(x: np.ndarray, y: np.ndarray, variance: np.ndarray, degrees: np.ndar
     return float(found[0]), float(found[1] * has[0]), float(found[2] * has[1])
 
 
-def _fit_shares(cells: list[pd.DataFrame], model: NoiseModel) -> tuple[float, tuple[float, float, float]]:
+def _fit_shares(cells: list[Frame], model: NoiseModel) -> tuple[float, tuple[float, float, float]]:
     """Variance components (in units of noise_sd^2) from the standardised contrasts of all cells."""
     while sum(len(c) - 1 for c in cells) > MAX_CONTRASTS:
         cells = cells[::2]
-    rows = pd.concat(cells)
+    rows: Frame = pd.concat(cells)
     rows = rows.assign(y=np.log(rows["loss"]) / model.noise_sd(rows["N"].to_numpy(), rows["D"].to_numpy()))
     seed = rows["seed_data"].astype(str)
     known = bool((seed != "").all())

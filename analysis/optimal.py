@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.fitting import Fit
+from analysis.frames import Column, Frame
 from analysis.laws import Preset
 
 TAU = 0.01  # share of the loss that one doubling of compute must buy
@@ -86,7 +87,7 @@ def predict(source: Fit | Preset, *, params: float, tokens: float) -> Prediction
         When a number is not finite and above 0.
     """
     _check(params=params, tokens=tokens)
-    values = {"N": params, "D": tokens, "C": 6.0 * params * tokens}
+    values: dict[str, Any] = {"N": params, "D": tokens, "C": 6.0 * params * tokens}
     loss = float(source.predict(**values))
     low = high = pi_low = pi_high = NAN
     if isinstance(source, Fit) and source.draws is not None:
@@ -144,7 +145,7 @@ def extrapolation(source: Fit | Preset, *, params: float, tokens: float) -> str:
     return "; ".join(parts) or "inside the data"
 
 
-def frontier(fit: Fit, *, per_decade: int = 8) -> pd.DataFrame:
+def frontier(fit: Fit, *, per_decade: int = 8) -> Frame:
     """Compute-optimal frontier from the cheapest fitted run to one decade beyond the dearest, and the critical points on it.
 
     Returns
@@ -203,7 +204,7 @@ def critical_points(fit: Fit, *, share: float = TAU) -> list[CriticalPoint]:
     return found
 
 
-def returns(fit: Fit) -> pd.DataFrame:
+def returns(fit: Fit) -> Frame:
     """Tell what each doubling of N, of D and of compute buys, across the data and one decade beyond.
 
     N is doubled at the longest D, D at the largest N, C along the law's compute-optimal frontier (a law in C: along itself).
@@ -216,7 +217,7 @@ def returns(fit: Fit) -> pd.DataFrame:
     frame = fit.frame
     n_top, d_top = float(frame["N"].max()), float(frame["D"].max())
     draws = None if fit.draws is None else {p: fit.draws[p].to_numpy() for p in fit.law.parameters}
-    axes: dict[str, pd.Series] = {name: frame[name] for name in ("N", "D") if name in fit.law.variables}
+    axes: dict[str, Column] = {name: frame[name] for name in ("N", "D") if name in fit.law.variables}
     if "C" in fit.law.variables:
         axes["C"] = frame["C"]
     elif {"N", "D"} <= set(fit.law.variables):

@@ -50,9 +50,9 @@ def summary(analysis: Analysis) -> str:
 def _law(fit: Fit) -> list[str]:
     level = f"{100 * fit.ci_level:g} % interval"
     lines = [f"{fit.law.name}: L = {fit.law.formula}   on {fit.n_runs} runs of {fit.n_trunks} trunks ({fit.subset})"]
-    for row in fit.parameter_table().itertuples(index=False):
-        band = f"   {level} [{row.ci_low:.4g}, {row.ci_high:.4g}]" if math.isfinite(row.ci_low) else "   no interval (no draws)"
-        lines.append(f"- {row.parameter:5} = {row.estimate:.4g}{band}")
+    for row in fit.parameter_table().to_dict("records"):
+        band = f"   {level} [{row['ci_low']:.4g}, {row['ci_high']:.4g}]" if math.isfinite(row["ci_low"]) else "   no interval (no draws)"
+        lines.append(f"- {row['parameter']:5} = {row['estimate']:.4g}{band}")
     if fit.draws is not None:
         lines.append("- intervals are conditional on the law, and do not hold if it is wrong")
     cv = f"{100 * fit.cv_error:.2f} %" if math.isfinite(fit.cv_error) else "unknown (too few runs for folds)"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
+from analysis.frames import Column, Frame
 
 N_COLUMNS = ("params_non_embedding", "params_total", "params", "n_params", "N")
 D_COLUMNS = ("tokens", "D", "n_tokens")
@@ -46,10 +47,10 @@ class Runs:
         "flops" where that column is filled in, else "flops_6nd": C = 6 N D.
     """
 
-    frame: pd.DataFrame
-    holdouts: pd.DataFrame
-    excluded: pd.DataFrame
-    all_rows: pd.DataFrame
+    frame: Frame
+    holdouts: Frame
+    excluded: Frame
+    all_rows: Frame
     n_column: str
     d_column: str
     loss_column: str
@@ -126,7 +127,7 @@ def read_runs(
     )
 
 
-def read_curves(folder: str | Path) -> pd.DataFrame:
+def read_curves(folder: str | Path) -> Frame:
     """Read curves.parquet of a results folder; an empty table when there is none.
 
     Returns
@@ -148,7 +149,7 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
             raise UserError(f"{path}: cannot be read as Parquet ({first}); `scaling run` rebuilds it") from error
 
 
-def _read_table(source: Path) -> pd.DataFrame:
+def _read_table(source: Path) -> Frame:
     try:
         data = source.read_bytes()
     except FileNotFoundError:
@@ -179,7 +180,7 @@ def _read_table(source: Path) -> pd.DataFrame:
     return pd.DataFrame([[cell.strip() for cell in line] for line in lines[1:]], columns=header, dtype=object)
 
 
-def _find_column(table: pd.DataFrame, given: str | None, usual: Sequence[str], flag: str, source: Path) -> str:
+def _find_column(table: Frame, given: str | None, usual: Sequence[str], flag: str, source: Path) -> str:
     found = ", ".join(table.columns[:40])
     if given is not None:
         if given not in table:
@@ -191,16 +192,16 @@ def _find_column(table: pd.DataFrame, given: str | None, usual: Sequence[str], f
     raise UserError(f"{source}: none of the columns {', '.join(usual)}; found: {found}; name one with {flag}")
 
 
-def _as_numbers(column: pd.Series, name: str) -> pd.Series:
+def _as_numbers(column: Column, name: str) -> Column:
     """Numbers where the whole column is numbers or missing, else the text as it stands (always for identities)."""
     if name in ("run_id", "trunk_id", "status", "role", "reason") or name.endswith("_hash"):
         return column.astype(object)
     blank = column.str.lower().isin(MISSING)
-    numbers = pd.to_numeric(column.where(~blank), errors="coerce")
+    numbers: Column = pd.to_numeric(column.where(~blank), errors="coerce")
     return column if (numbers.isna() & ~blank).any() or blank.all() else numbers.astype(np.float64)
 
 
-def _reasons(table: pd.DataFrame, rows: pd.DataFrame, loss_name: str, exclude: str | Sequence[str] | None) -> list[str]:
+def _reasons(table: Frame, rows: Frame, loss_name: str, exclude: str | Sequence[str] | None) -> list[str]:
     """One reason a row why it is not fitted; empty for those that are."""
     expressions = [exclude] if isinstance(exclude, str) else list(exclude or [])
     left_out = [(expression, _matches(rows, expression)) for expression in expressions]
@@ -233,7 +234,7 @@ def _positive(text: str, *, row: int, column: str, source: Path) -> float:
     return value
 
 
-def _compute(rows: pd.DataFrame, tidy: pd.DataFrame, usable: np.ndarray) -> tuple[np.ndarray, str]:
+def _compute(rows: Frame, tidy: Frame, usable: np.ndarray) -> tuple[np.ndarray, str]:
     """Training FLOPs and their convention."""
     if "flops" in rows and pd.api.types.is_numeric_dtype(rows["flops"]):
         flops = rows["flops"].to_numpy(dtype=np.float64)
@@ -242,7 +243,7 @@ def _compute(rows: pd.DataFrame, tidy: pd.DataFrame, usable: np.ndarray) -> tupl
     return 6.0 * tidy["N"].to_numpy() * tidy["D"].to_numpy(), "flops_6nd"
 
 
-def _matches(rows: pd.DataFrame, expression: str) -> np.ndarray:
+def _matches(rows: Frame, expression: str) -> np.ndarray:
     """Rows for which every comparison of ``COLUMN OP VALUE [and ...]`` holds. Nothing is evaluated as code."""
     matched = np.ones(len(rows), dtype=bool)
     for part in re.split(r"\s+and\s+", expression.strip()):

@@ -16,6 +16,7 @@ from analysis.errors import UserError
 from analysis.files import write_table
 from analysis.fitting import Fit, fit
 from analysis.forecast import read_forecasts, score
+from analysis.frames import Frame
 from analysis.laws import get_law
 from analysis.optimal import CriticalPoint, critical_points, extrapolation, frontier, returns
 from analysis.runs import Runs, read_runs
@@ -48,7 +49,7 @@ class Analysis:
 
     runs: Runs
     fits: list[Fit]
-    tables: dict[str, pd.DataFrame]
+    tables: dict[str, Frame]
     folder: Path | None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -137,7 +138,7 @@ def analyse(
     )  # fmt: skip
 
 
-def _laws_table(fits: list[Fit]) -> pd.DataFrame:
+def _laws_table(fits: list[Fit]) -> Frame:
     rows = []
     for f in fits:
         approach = "parametric" if len(f.law.variables) == 2 else "one variable"
@@ -150,7 +151,7 @@ def _laws_table(fits: list[Fit]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=LAW_COLUMNS)
 
 
-def _fits_table(fits: list[Fit]) -> pd.DataFrame:
+def _fits_table(fits: list[Fit]) -> Frame:
     columns = (
         "fit_id n_column n_runs n_trunks n_excluded loss objective rmse_log r2 aicc bic cv_error starts starts_agree condition status link"
         " delta d_column c_column subset method"
@@ -166,7 +167,7 @@ def _fits_table(fits: list[Fit]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*order, *(name for name in rows[0] if name not in order)])
 
 
-def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, Any]], main: Fit) -> pd.DataFrame:
+def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, Any]], main: Fit) -> Frame:
     """List registered forecasts with what came out, hold-outs that had none, and the rolling folds inside the fitted runs."""
     observed = {str(row["run_id"]): row for row in runs.holdouts.to_dict("records")}
     rows: list[dict[str, Any]] = []
@@ -207,7 +208,7 @@ def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, A
     return pd.DataFrame(rows, columns=PREDICTION_COLUMNS)
 
 
-def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def _stack(frames: list[Frame]) -> Frame:
     filled = [frame for frame in frames if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else frames[0]
 

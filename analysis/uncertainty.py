@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.fitting import Fit, decode
+from analysis.frames import Frame
 from analysis.newton import Problem, minimise, predict_log
 from analysis.noise import NoiseModel, estimate_noise
 
@@ -78,7 +79,7 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
     return replace(fit, draws=table, method=f"{head}; {words}; {draws} draws, percentiles, conditional on the law")
 
 
-def simulate_noise(noise: NoiseModel, frame: pd.DataFrame, *, draws: int, generator: np.random.Generator) -> np.ndarray:
+def simulate_noise(noise: NoiseModel, frame: Frame, *, draws: int, generator: np.random.Generator) -> np.ndarray:
     """Relative noise of the runs of `frame`: (draws, n), with every effect shared as the runs share trunk, data seed and cell."""
     n, d = frame["N"].to_numpy(), frame["D"].to_numpy()
     seeds = frame["seed_data"].astype(str)

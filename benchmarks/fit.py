@@ -24,7 +24,9 @@ def simulated(runs: int, *, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     n, d = 10 ** rng.uniform(7.5, 10, runs), 10 ** rng.uniform(9, 11.5, runs)
     loss = TRUE["E"] + TRUE["A"] / n ** TRUE["alpha"] + TRUE["B"] / d ** TRUE["beta"]
-    return pd.DataFrame({"run_id": [f"r{i}" for i in range(runs)], "params": n, "tokens": d, "loss": loss * np.exp(rng.normal(0, 0.01, runs))})
+    return pd.DataFrame(
+        {"run_id": [f"r{i}" for i in range(runs)], "params": n, "tokens": d, "loss": loss * np.exp(rng.normal(0, 0.01, runs))}
+    )
 
 
 def scipy_fit(frame: pd.DataFrame) -> float:
@@ -39,7 +41,7 @@ def scipy_fit(frame: pd.DataFrame) -> float:
 
 def main() -> None:
     """Print one row a size."""
-    print("runs   fit ms   1,000 bootstraps s   SciPy, %d starts s" % len(STARTS))
+    print(f"runs   fit ms   1,000 bootstraps s   SciPy, {len(STARTS)} starts s")
     with tempfile.TemporaryDirectory() as folder:
         for count in (36, 240):
             path = Path(folder) / "runs.csv"

@@ -33,7 +33,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # ---------------------------------------------------------------- what a user writes
 
 
-class ModelGrid(Struct):
+class ModelGrid(Struct, frozen=True):
     """`[model]`: the sizes of the grid. What is left out follows from the recipe (width -> shape)."""
 
     d_model: list[Positive]
@@ -45,13 +45,13 @@ class ModelGrid(Struct):
     rope_base: Annotated[float, msgspec.Meta(gt=1)] = 1000.0
 
 
-class DataGrid(Struct):
+class DataGrid(Struct, frozen=True):
     """`[data]`: training tokens of each run; quantities such as "2M" are accepted."""
 
     tokens: list[Quantity]
 
 
-class Training(Struct):
+class Training(Struct, frozen=True):
     """`[training]`: schedule, seeds and every number of the recipe."""
 
     schedule: Literal["trunk"] = "trunk"
@@ -70,13 +70,13 @@ class Training(Struct):
     weight_decay: NonNegative = 0.0
 
 
-class Evaluation(Struct):
+class Evaluation(Struct, frozen=True):
     """`[evaluation]`: the same held-out windows for every run."""
 
     windows: Positive = 1024
 
 
-class Holdout(Struct):
+class Holdout(Struct, frozen=True):
     """`[holdout]`: trunks that are never fitted: forecast first, trained last, scored once."""
 
     d_model: list[Positive]
@@ -85,7 +85,7 @@ class Holdout(Struct):
     threshold: Fraction = 0.015
 
 
-class FitOptions(Struct):
+class FitOptions(Struct, frozen=True):
     """`[fit]`: which laws, and how."""
 
     laws: list[str] = msgspec.field(default_factory=lambda: ["power-n", "power-d", "power-c", "chinchilla"])
@@ -97,14 +97,14 @@ class FitOptions(Struct):
     seed: int = 0
 
 
-class Records(Struct):
+class Records(Struct, frozen=True):
     """`[records]`: what is kept on disk, and how often progress is saved."""
 
     keep: Literal["final", "all", "none"] = "final"
     checkpoint_seconds: Annotated[float, msgspec.Meta(gt=0)] = 20.0
 
 
-class Sweep(Struct):
+class Sweep(Struct, frozen=True):
     """A whole sweep file."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -122,7 +122,7 @@ class Sweep(Struct):
 # ---------------------------------------------------------------- one resolved run
 
 
-class ModelConfig(Struct):
+class ModelConfig(Struct, frozen=True):
     """Shape of a decoder-only transformer (counts in `scaling.accounting`)."""
 
     d_model: Positive
@@ -134,7 +134,7 @@ class ModelConfig(Struct):
     rope_base: float = 1000.0
 
 
-class OptimizerConfig(Struct):
+class OptimizerConfig(Struct, frozen=True):
     """Muon for matrices, Adam for the rest; `head_learning_rate` is already scaled to the width."""
 
     learning_rate: float
@@ -146,7 +146,7 @@ class OptimizerConfig(Struct):
     weight_decay: float
 
 
-class ScheduleConfig(Struct):
+class ScheduleConfig(Struct, frozen=True):
     """Rate multiplier on the trunk: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power."""
 
     warmup_steps: int
@@ -154,7 +154,7 @@ class ScheduleConfig(Struct):
     decay_from_tokens: int
 
 
-class DataConfig(Struct):
+class DataConfig(Struct, frozen=True):
     """Which tokens, in which order. `corpus_hash` covers the text, its preparation and its split."""
 
     corpus: str
@@ -165,7 +165,7 @@ class DataConfig(Struct):
     seed_data: int
 
 
-class TrunkConfig(Struct):
+class TrunkConfig(Struct, frozen=True):
     """All that the branches of one trunk share: everything but D and the cooldown."""
 
     model: ModelConfig
@@ -177,7 +177,7 @@ class TrunkConfig(Struct):
     recipe_version: int = RECIPE_VERSION
 
 
-class RunConfig(Struct):
+class RunConfig(Struct, frozen=True):
     """One run: a branch of `steps` optimizer steps that leaves its trunk at `branch_step` and cools down to zero."""
 
     trunk: TrunkConfig

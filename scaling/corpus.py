@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,7 +131,7 @@ def prepare(name: str) -> Corpus:
     """
     check_corpus(name)
     documents = _stdlib_documents() if name in NAMES else _folder_documents(Path(name))
-    facts = {"documents_read": 0, "bytes_read": 0, "duplicate_documents": 0, "duplicate_block_bytes": 0}
+    facts: dict[str, Any] = {"documents_read": 0, "bytes_read": 0, "duplicate_documents": 0, "duplicate_block_bytes": 0}
     seen_documents: set[bytes] = set()
     seen_blocks: set[bytes] = set()
     splits: dict[str, list[bytes]] = {split: [] for split, _ in _SPLIT_PERCENT}

@@ -123,7 +123,8 @@ class Display:
         left = f"{clock((total - done) / rate)} left" if rate > 0 else "time left: not known yet"
         losses = [view.point["train_loss"] for view in views if view.point]
         loss = f"loss {min(losses):.3f}" if losses else "loss -"
-        return f"{finished}/{runs} runs · {done / total:4.0%} · {format_quantity(speed)} tokens/s · {loss} · {clock(now - self._began)} gone · {left}"
+        share = f"{finished}/{runs} runs · {done / total:4.0%}"
+        return f"{share} · {format_quantity(speed)} tokens/s · {loss} · {clock(now - self._began)} gone · {left}"
 
     def _table(self, views: list[TrunkView]) -> Table:
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")

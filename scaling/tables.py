@@ -111,9 +111,9 @@ def write_tables(root: Path, resolved: Resolved) -> list[dict[str, Any]]:
     with folder_lock(root, "tables"):
         rows = run_rows(folder, resolved)
         text = io.StringIO()
-        writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(RUN_COLUMNS)
+        writer.writerows([row.get(column, "") for column in RUN_COLUMNS] for row in rows)
         write_atomic(root / "runs.csv", text.getvalue().encode())
         _write_parquet(curve_rows(folder, resolved), root / "curves.parquet")
     return rows

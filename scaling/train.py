@@ -149,14 +149,15 @@ class Trainer:
         progress: Progress | None = None
         ended: Diverged | None = None  # once the trunk has diverged, so have all longer branches
         for run in pending:
-            try:
-                if ended is None:
+            if ended is None:
+                try:
                     progress = self._trunk_to(run.branch_step, progress)
-            except Diverged as divergence:
-                ended = divergence
+                except Diverged as divergence:
+                    ended = divergence
             if ended is not None:
                 self._publish_diverged(run, ended, progress)
                 continue
+            assert progress is not None
             try:
                 branch = self._cooldown(run, progress)
             except Diverged as divergence:

@@ -10,11 +10,19 @@ import sys
 from scaling import __version__
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Mistakes in arguments get one line, like every other mistake."""
+
+    def error(self, message: str):
+        """Print what is wrong and where to look, exit 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see `{self.prog} --help`\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
     from scaling.cli import laws_commands, runs_commands
 
-    top = argparse.ArgumentParser(
+    top = OneLineParser(
         prog="scaling",
         description="Train grids of model size x data size, fit scaling laws with honest intervals, see what to train next.",
         epilog="Start here: scaling run sweeps/quickstart.toml      (docs/sweeps.md explains every key of a sweep file)",
