@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
 
-.PHONY: help setup run test check bench lock clean
+.PHONY: help setup run test check bench lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -36,6 +36,11 @@ check: setup
 bench: setup
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/fit.py
+
+# What is committed of a sweep: tables, plots, report, config, forecast, provenance; no checkpoints.
+reference: run
+	@name=$$(basename $(SWEEP) .toml); to=results/reference/$$name; rm -rf $$to; mkdir -p $$to; \
+	cd results/$$name && cp -r sweep.toml sweep.resolved.json provenance.json *.csv curves.parquet forecasts plots report.html checklist.md ../reference/$$name/
 
 lock:
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv

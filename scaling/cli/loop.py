@@ -64,7 +64,7 @@ def fit_settings(options: FitOptions) -> dict:
     }
 
 
-def analyse_and_report(root: Path, resolved: Resolved) -> str:
+def analyse_and_report(root: Path, resolved: Resolved, *, program: str) -> str:
     """Laws, tables, plots and report from the tables; returns the summary for the terminal."""
     from analysis.plotting import plot_all
     from analysis.report import write_report
@@ -82,5 +82,5 @@ def analyse_and_report(root: Path, resolved: Resolved) -> str:
         ("runs", root / "runs.csv"),
     ]
     lines = [summary(result), "", *(f"{name:7} {path}" for name, path in places)]
-    lines.append(f'next    scaling query {root} "SELECT law, parameter, estimate, ci_low, ci_high FROM laws"')
+    lines.append(f'next    {program} query {root} "SELECT law, parameter, estimate, ci_low, ci_high FROM laws"')
     return "\n".join(lines)

@@ -1,6 +1,8 @@
 """Commands that make runs: plan, run, worker, status, clean."""
 
 import argparse
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -38,6 +40,13 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     clean = add("clean", clean_command, "what is kept, what can go, how much disk")
     clean.add_argument("results", metavar="RESULTS", type=Path)
     clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
+
+
+def program() -> str:
+    """How to type the command here: `scaling`, or the path it was started by when that is not on the PATH."""
+    if shutil.which("scaling") or not sys.argv[0].endswith("scaling"):
+        return "scaling"
+    return os.path.relpath(sys.argv[0])
 
 
 def _positive(text: str) -> int:
@@ -97,7 +106,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     print(
         f"{len(resolved.runs)} runs on {len(trunks)} trunks, {total:.2e} FLOPs with shared trunks counted once; "
         f"{len(todo)} trunks to do, about {clock(estimated_seconds(todo, workers=workers)) if todo else '0 s'} on {workers} workers "
-        f"(rough: from typical CPU rates)\nresults will be in {root}   next: scaling run {arguments.sweep}",
+        f"(rough: from typical CPU rates)\nresults will be in {root}   next: {program()} run {arguments.sweep}",
         file=sys.stderr,
     )
     return 0
@@ -126,9 +135,10 @@ def run_command(arguments: argparse.Namespace) -> int:
     if pending_trunks(folder, resolved):
         display = Display(folder, resolved)
         launch(root, workers=workers, next_runs=lambda: forecast_holdouts(root, resolved), display=display)
+        _write_provenance(folder, resolved, arguments, workers=workers, seconds=time.monotonic() - began)
     trained = time.monotonic()
     rows = write_tables(root, resolved)
-    summary = analyse_and_report(root, resolved)
+    summary = analyse_and_report(root, resolved, program=program())
     print(summary, flush=True)
     undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
     diverged = sum(row["status"] == "diverged" for row in rows)
@@ -137,9 +147,28 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"{diverged} runs diverged (listed in {root / 'exclusions.csv'})", file=sys.stderr)
     if undone:
         print(f"{len(undone)} runs remain undone: {undone[0]['run_id']}: {undone[0]['status']} {undone[0]['reason']}", file=sys.stderr)
-        print(f"next: scaling status {root}, then scaling run {arguments.sweep} --retry failed", file=sys.stderr)
+        print(f"next: {program()} status {root}, then {program()} run {arguments.sweep} --retry failed", file=sys.stderr)
         return 3
     return 0
+
+
+def _write_provenance(folder, resolved, arguments: argparse.Namespace, *, workers: int, seconds: float) -> None:
+    """`provenance.json`: the command, how long it took, and the environment of its runs (each run folder has its own)."""
+    import json
+
+    from scaling.record import write_json
+
+    paths = [folder.run(run.run_id) / "environment.json" for run in resolved.runs]
+    environments = [json.loads(path.read_bytes()) for path in paths if path.exists()]
+    facts = {
+        "command": f"scaling run {arguments.sweep} --workers {workers}",
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "training_wall_seconds": round(seconds, 1),
+        "environment": environments[-1] if environments else None,
+        "numerics_ids": sorted({entry["numerics_id"] for entry in environments}),
+        "corpus_facts": resolved.corpus_facts,
+    }
+    write_json(folder.root / "provenance.json", facts)
 
 
 def _forget_failures(folder, resolved) -> None:
@@ -169,7 +198,7 @@ def worker_command(arguments: argparse.Namespace) -> int:
     if not arguments.follow:
         left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
         waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
-        print(f"worker: trained {trained} trunks{waiting}; next: scaling run SWEEP.toml fits and reports", file=sys.stderr)
+        print(f"worker: trained {trained} trunks{waiting}; next: {program()} run SWEEP.toml fits and reports", file=sys.stderr)
     return 0
 
 
@@ -190,7 +219,7 @@ def status_command(arguments: argparse.Namespace) -> int:
     if counts["done"] == len(rows):
         print(f"complete; open {arguments.results / 'report.html'}", file=sys.stderr)
     else:
-        print(f"next: scaling run {arguments.results / 'sweep.toml'} --results {arguments.results.parent}", file=sys.stderr)
+        print(f"next: {program()} run {arguments.results / 'sweep.toml'} --results {arguments.results.parent}", file=sys.stderr)
     return 0
 
 
@@ -227,5 +256,5 @@ def clean_command(arguments: argparse.Namespace) -> int:
             remove(path)
         print(f"deleted {size / 1e6:.1f} MB; an extended sweep will train these trunks from their start", file=sys.stderr)
     elif removable:
-        print(f"next: scaling clean {root} --delete", file=sys.stderr)
+        print(f"next: {program()} clean {root} --delete", file=sys.stderr)
     return 0
