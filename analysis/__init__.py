@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from analysis.errors import UserError
     from analysis.fitting import Fit, fit
     from analysis.laws import LAWS, PRESETS, get_law
-    from analysis.optimal import optimal, predict
+    from analysis.optimal import compute_optimal, predict
     from analysis.runs import Runs, read_runs
     from analysis.tables import Analysis, analyse
     from analysis.uncertainty import bootstrap
@@ -23,9 +23,9 @@ __all__ = [
     "UserError",
     "analyse",
     "bootstrap",
+    "compute_optimal",
     "fit",
     "get_law",
-    "optimal",
     "predict",
     "read_runs",
 ]
@@ -42,7 +42,7 @@ _HOME = {
     "read_runs": "runs",
     "UserError": "errors",
     "bootstrap": "uncertainty",
-    "optimal": "optimal",
+    "compute_optimal": "optimal",
     "predict": "optimal",
 }
 

@@ -100,7 +100,7 @@ def predict(source: Fit | Preset, *, params: float, tokens: float) -> Prediction
     )  # fmt: skip
 
 
-def optimal(source: Fit | Preset, flops: float, *, inference_tokens: float | None = None) -> Optimum:
+def compute_optimal(source: Fit | Preset, flops: float, *, inference_tokens: float | None = None) -> Optimum:
     """Model size and tokens of least loss for `flops` in all.
 
     Without inference: the closed form of Hoffmann et al. 2022, ``N = G (C/6)^(beta/(alpha+beta))``. With it (Sardana et al. 2023):
@@ -166,7 +166,7 @@ def frontier(fit: Fit, *, per_decade: int = 8) -> Frame:
     k, gamma = _frontier_law(fit.params)
     rows = []
     for flops, name in points:
-        best = optimal(fit, float(flops))
+        best = compute_optimal(fit, float(flops))
         gain = float(k * flops**-gamma * (1 - 2**-gamma))
         rows.append(
             ["parametric", fit.fit_id, fit.law.name, fit.n_column, "6ND", float(flops), best.params_opt, best.tokens_opt,

@@ -10,7 +10,7 @@ from test_uncertainty import as_runs, simulated, true_loss
 from analysis.errors import UserError
 from analysis.fitting import Fit, fit
 from analysis.laws import PRESETS
-from analysis.optimal import critical_points, frontier, optimal, predict, returns
+from analysis.optimal import compute_optimal, critical_points, frontier, predict, returns
 from analysis.uncertainty import bootstrap
 
 PRESET = PRESETS["besiroglu2024"]
@@ -31,7 +31,7 @@ def test_optimum_is_that_of_brute_force(flops: float, served: float | None) -> N
 
     top = np.log(flops / (2 * served)) if served else np.log(flops / 6)
     brute = minimize_scalar(loss, bounds=(min(10.0, top - 10), top), method="bounded", options={"xatol": 1e-9})
-    found = optimal(PRESET, flops, inference_tokens=served)
+    found = compute_optimal(PRESET, flops, inference_tokens=served)
     assert found.loss == pytest.approx(brute.fun, rel=1e-10)
     assert found.params_opt == pytest.approx(np.exp(brute.x), rel=1e-3)
     assert 6 * found.params_opt * found.tokens_opt + 2 * found.params_opt * (served or 0) == pytest.approx(flops)
@@ -39,15 +39,17 @@ def test_optimum_is_that_of_brute_force(flops: float, served: float | None) -> N
 
 def test_published_optimum_of_chinchilla_budget() -> None:
     """Besiroglu et al. 2024: about 20 tokens a parameter at Chinchilla's 5.76e23 FLOPs; Hoffmann's own coefficients give far more."""
-    assert optimal(PRESET, 5.76e23).tokens_per_param == pytest.approx(20, rel=0.15)
-    assert optimal(PRESETS["hoffmann2022"], 5.76e23).tokens_per_param > 50
+    assert compute_optimal(PRESET, 5.76e23).tokens_per_param == pytest.approx(20, rel=0.15)
+    assert compute_optimal(PRESETS["hoffmann2022"], 5.76e23).tokens_per_param > 50
 
 
 def test_serving_many_tokens_asks_for_a_smaller_model() -> None:
     """Sardana et al. 2023."""
-    sizes = [optimal(PRESET, 1e22, inference_tokens=t).params_opt for t in (1e9, 1e11, 1e13)]
+    sizes = [compute_optimal(PRESET, 1e22, inference_tokens=t).params_opt for t in (1e9, 1e11, 1e13)]
     assert sizes == sorted(sizes, reverse=True)
-    assert optimal(PRESET, 1e22, inference_tokens=1.0).params_opt == pytest.approx(optimal(PRESET, 1e22).params_opt, rel=1e-6)
+    assert compute_optimal(PRESET, 1e22, inference_tokens=1.0).params_opt == pytest.approx(
+        compute_optimal(PRESET, 1e22).params_opt, rel=1e-6
+    )
 
 
 def test_prediction_and_extrapolation(fitted: Fit) -> None:
@@ -67,7 +69,7 @@ def test_critical_point_by_search(fitted: Fit) -> None:
     points = critical_points(fitted)
     assert len(points) == 2
     for point in points:
-        now, then = optimal(fitted, point.flops).loss, optimal(fitted, 2 * point.flops).loss
+        now, then = compute_optimal(fitted, point.flops).loss, compute_optimal(fitted, 2 * point.flops).loss
         assert (now - then) / now == pytest.approx(point.share, rel=1e-6)
         assert point.ci_low < point.flops < point.ci_high
     assert points[0].beyond_data
@@ -98,9 +100,16 @@ def test_frontier_is_below_every_law_value_at_its_compute(fitted: Fit) -> None:
 
 def test_mistakes() -> None:
     for call in (
-        lambda: optimal(PRESET, -1), lambda: optimal(PRESET, 1e20, inference_tokens=0),
+        lambda: compute_optimal(PRESET, -1), lambda: compute_optimal(PRESET, 1e20, inference_tokens=0),
         lambda: predict(PRESET, params=float("nan"), tokens=1),
-        lambda: optimal(fit("power-n", as_runs(simulated(0))), 1e20),
+        lambda: compute_optimal(fit("power-n", as_runs(simulated(0))), 1e20),
     ):  # fmt: skip
         with pytest.raises(UserError):
             call()
+
+
+def test_public_names_stay_functions_whatever_was_imported_before():
+    import analysis
+
+    for _ in range(2):
+        assert callable(analysis.compute_optimal) and callable(analysis.predict) and callable(analysis.fit)

@@ -247,14 +247,14 @@ def predict_command(arguments: argparse.Namespace) -> int:
 
 def optimal_command(arguments: argparse.Namespace) -> int:
     """Print the compute-optimal model to stdout, what it rests on to stderr."""
-    from analysis.optimal import optimal
+    from analysis.optimal import compute_optimal
     from scaling.config import parse_quantity
 
     _check_format(arguments.format)
     flops = parse_quantity(arguments.flops)
     served = None if arguments.inference_tokens is None else parse_quantity(arguments.inference_tokens)
     source = _source(arguments)
-    answer = dataclasses.asdict(optimal(source, flops, inference_tokens=served))
+    answer = dataclasses.asdict(compute_optimal(source, flops, inference_tokens=served))
     answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
     empty = float("nan")
     rows = [
