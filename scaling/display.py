@@ -122,13 +122,13 @@ class Display:
         speed = (tokens - before) / max(now - then, 1e-9)
         left = f"{clock((total - done) / rate)} left" if rate > 0 else "time left: not known yet"
         losses = [view.point["train_loss"] for view in views if view.point]
-        loss = f"loss {min(losses):.3f}" if losses else "loss -"
+        loss = f"train loss {min(losses):.3f}" if losses else "train loss -"
         share = f"{finished}/{runs} runs · {done / total:4.0%}"
         return f"{share} · {format_quantity(speed)} tokens/s · {loss} · {clock(now - self._began)} gone · {left}"
 
     def _table(self, views: list[TrunkView]) -> Table:
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-        for column in ("trunk", "runs", "", "tokens", "loss"):
+        for column in ("trunk", "runs", "", "tokens", "train loss"):
             table.add_column(column)
         for view in views:
             state = "[red]failed[/]" if view.failed else f"{view.done_runs}/{len(view.trunk.runs)}"
