@@ -1,8 +1,8 @@
 """Parameters by group and FLOPs by part, from the config alone.
 
 Conventions: a multiply-add is 2 FLOPs; the backward pass costs twice the forward pass of every matrix product; element-wise work
-(norms, activations, softmax) is not counted. Attention is counted over the full T x T square, as it is computed (no causal saving),
-as in PaLM (Chowdhery et al. 2022, appendix B).
+(norms, activations, softmax) is not counted. Attention is counted over the full T x T square, as the readable model computes it and as in
+PaLM (Chowdhery et al. 2022, appendix B); what the fast path saves by skipping future keys is not credited.
 """
 
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaling import claim as claims
-from scaling.config import ModelConfig, UserError
+from scaling.config import ModelConfig
 from scaling.corpus import cache_folder
 from scaling.environment import worker_environment
 from scaling.forecasts import forecast_hash
@@ -26,6 +26,10 @@ from scaling.record import Folder, Resolved, read_failure, read_resolved, read_r
 POLL_SECONDS = 0.2
 MAX_DEATHS = 3
 """A trunk whose worker died this often under one parent without an exception of its own is recorded as failed."""
+
+
+class WorkersFailed(Exception):
+    """Workers end before they can claim anything."""
 
 
 def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
@@ -184,7 +188,7 @@ def _record_death(folder: Folder, pending: list[Trunk], process: subprocess.Pope
     if not held:
         deaths["start"] += 1
         if deaths["start"] >= MAX_DEATHS:
-            raise UserError(f"workers end at once with exit code {code}; the last lines of {folder.root / 'workers.log'} say why")
+            raise WorkersFailed(f"workers end at once with exit code {code}; the last lines of {folder.root / 'workers.log'} say why")
     for trunk in held:
         deaths[trunk.trunk_id] += 1
         if deaths[trunk.trunk_id] >= MAX_DEATHS:

@@ -25,6 +25,10 @@ BAD = {
     "unknown law": (GOOD + '[fit]\nlaws = ["newton"]\n', "newton"),
     "batch and context": (GOOD + "[training]\nbatch_tokens = 500\n", "not a multiple of model.sequence_length"),
     "hold-out that is fitted": (GOOD + '[holdout]\nd_model = [16]\ntokens = ["1M"]\n', "a hold-out is a trunk of its own"),
+    "too few runs for a forecast": (
+        GOOD + '[holdout]\nd_model = [32]\ntokens = ["1M"]\n',
+        "needs 7 runs to forecast the hold-out, the grid has 1",
+    ),
     "escaping name": (GOOD.replace('"x"', '"../x"'), "name"),
     "broken TOML": (GOOD + "[model\n", "not valid TOML"),
     "rate out of range": (GOOD + "[training]\nlearning_rate = nan\n", "training.learning_rate"),

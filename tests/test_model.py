@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scaling import fast, model
-from scaling.accounting import count_parameters, forward_flops_per_token
+from scaling.accounting import count_parameters, forward_flops_per_token, training_flops_per_token
 from scaling.config import ModelConfig, OptimizerConfig
 from scaling.optimizer import NEWTON_SCHULZ, make_optimizer, orthogonalize, rate_multiplier
 
@@ -84,6 +84,11 @@ def test_flops_agree_with_the_compiler():
     analysis = jax.jit(lambda p, t: model.apply(config, p, t)).lower(parameters, tokens).compile().cost_analysis()
     ours = sum(forward_flops_per_token(config).values()) * tokens.size
     assert ours <= analysis["flops"] <= 1.06 * ours  # the compiler also counts element-wise work
+    windows = jnp.zeros((4, 129), jnp.int32)
+    gradient = jax.jit(jax.grad(lambda p, w: model.cross_entropy(config, p, w).mean()))
+    training = gradient.lower(parameters, windows).compile().cost_analysis()
+    ours = training_flops_per_token(config) * tokens.size
+    assert ours <= training["flops"] <= 1.1 * ours
 
 
 def test_newton_schulz_maps_singular_values_by_its_polynomial_and_keeps_the_vectors():

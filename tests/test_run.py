@@ -198,6 +198,18 @@ def test_status_plan_clean_and_help(undisturbed):
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
 
 
+def test_a_results_folder_that_cannot_be_made_is_one_line(tiny_sweep, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = scaling("run", tiny_sweep, "--results", tmp_path / "file")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and str(tmp_path / "file") in done.stderr
+
+
+def test_workers_that_cannot_start_are_named(tiny_sweep, tmp_path):
+    done = scaling("run", tiny_sweep, "--results", tmp_path, env={**os.environ, "JAX_PLATFORMS": "no_such_device"})
+    assert done.returncode in (1, 3), done.stderr
+    assert "Traceback" not in done.stderr and "no_such_device" in done.stderr + (tmp_path / "tiny" / "workers.log").read_text()
+
+
 def test_help_is_quick_because_it_imports_no_jax():
     code = "import sys; from scaling.cli.main import parser; parser(); assert not {'jax', 'pandas', 'scipy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,6 +9,9 @@ import sys
 
 from scaling import __version__
 
+ONE_LINE = {"UserError": 2, "WorkersFailed": 1}
+"""Errors that explain themselves, by name (their modules are heavy to import), and the exit code of each."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """Mistakes in arguments get one line, like every other mistake."""
@@ -47,10 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if type(error).__name__ != "UserError":
+        code = 1 if isinstance(error, OSError) else ONE_LINE.get(type(error).__name__)
+        if code is None:
             raise
         print(f"scaling: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return code
 
 
 if __name__ == "__main__":

@@ -62,16 +62,22 @@ def _positive(text: str) -> int:
 def _resolve(path: str, *, results: Path):
     """Sweep file -> Resolved and its results folder; everything that can be wrong is said here, before anything is written."""
     from analysis.laws import get_law
-    from scaling.config import load_sweep
+    from scaling.config import UserError, load_sweep
     from scaling.corpus import check_corpus, prepare
     from scaling.plan import resolve
     from scaling.record import Resolved
 
     sweep = load_sweep(path)
-    for law in [*sweep.fit.laws, sweep.fit.forecast_law]:
+    for law in sweep.fit.laws:
         get_law(law)
     check_corpus(sweep.corpus)
-    resolve(sweep, corpus_hash="unknown")  # impossible shapes are named before the text is read
+    runs = resolve(sweep, corpus_hash="unknown")  # impossible shapes are named before the text is read
+    fitted, needed = sum(run.role == "fit" for run in runs), len(get_law(sweep.fit.forecast_law).parameters) + 2
+    if sweep.holdout and fitted < needed:
+        raise UserError(
+            f"{path}: law {sweep.fit.forecast_law} needs {needed} runs to forecast the hold-out, the grid has {fitted}; "
+            "add sizes, tokens or seeds, or leave [holdout] out"
+        )
     corpus = prepare(sweep.corpus)
     corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length)
     runs = resolve(sweep, corpus_hash=corpus.content_hash)
@@ -114,6 +120,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Train what is missing, forecast and train the hold-outs, then tables, laws, plots, report."""
+    from analysis.errors import UserError
     from scaling.cli.loop import analyse_and_report, forecast_holdouts
     from scaling.display import Display, clock
     from scaling.launch import check_results, launch, pending_trunks, usable_cpus
@@ -138,8 +145,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         _write_provenance(folder, resolved, arguments, workers=workers, seconds=time.monotonic() - began)
     trained = time.monotonic()
     rows = write_tables(root, resolved)
-    summary = analyse_and_report(root, resolved, program=program())
-    print(summary, flush=True)
+    try:
+        print(analyse_and_report(root, resolved, program=program()), flush=True)
+    except UserError as error:  # too few runs ended well for any law; what there is stays in the tables
+        print(f"no law was fitted: {error}", file=sys.stderr)
     undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
     diverged = sum(row["status"] == "diverged" for row in rows)
     print(f"\ntraining {clock(trained - began)}, analysis {clock(time.monotonic() - trained)}", file=sys.stderr)
