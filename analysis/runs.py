@@ -186,9 +186,10 @@ def _find_column(table: Frame, given: str | None, usual: Sequence[str], flag: st
         if given not in table:
             raise UserError(f"{source}: {flag} {given!r} is no column; found: {found}")
         return given
-    for name in usual:
-        if name in table:
-            return name
+    present = [name for name in usual if name in table]
+    filled = [name for name in present if not table[name].str.lower().isin(MISSING).all()]
+    if present:
+        return (filled or present)[0]
     raise UserError(f"{source}: none of the columns {', '.join(usual)}; found: {found}; name one with {flag}")
 
 

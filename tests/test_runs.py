@@ -125,3 +125,9 @@ def test_curves(tmp_path: Path) -> None:
     (tmp_path / "curves.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match="Parquet"):
         read_curves(tmp_path)
+
+
+def test_an_empty_column_is_not_taken_for_n(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params_non_embedding,params,tokens,loss\n" + "".join(f",{n}e6,1e9,{3 - n / 10}\n" for n in range(1, 9)))
+    assert read_runs(path).n_column == "params"
