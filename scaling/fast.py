@@ -1,8 +1,9 @@
 """The same transformer, arranged for XLA on a CPU: feature-major activations (d, batch x time), and backward passes written out.
 
-Why it exists: docs/LOG figures in LOG.md. Products with activations as (features, positions) keep all three matrix products of a layer
-(forward, input gradient, weight gradient) in a layout that XLA's CPU products are fast in, and attention keeps exp(scores) from the
-forward pass. The seam is two functions with the signature of `scaling.model.cross_entropy`; tests hold losses and gradients together.
+Why it exists: the ratios of benchmarks/train_step.py (LOG.md). Products with activations as (features, positions) keep all three matrix
+products of a layer (forward, input gradient, weight gradient) in a layout that XLA's CPU products are fast in, and attention keeps
+exp(scores) from the forward pass. The seam is two functions that take what `scaling.model.cross_entropy` takes: `mean_loss` and
+`window_losses`; tests hold losses and gradients together.
 """
 
 from functools import partial

@@ -18,7 +18,7 @@ GROUPS = {"embedding": "embedding", "head": "head", "query_gain": "embedding"}
 """Parameter name -> rate group; every other parameter is a `matrix`."""
 
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037))
-"""Coefficients of the odd quintic, one triple a step (prototype of docs/recipe.md)."""
+"""Coefficients of the odd quintic, one triple a step."""
 
 
 def orthogonalize(x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:

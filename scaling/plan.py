@@ -1,7 +1,7 @@
 """Sweep -> list of resolved runs, grouped into trunks with their branches; what they cost.
 
-The recipe lives here: one dial (`d_model`) decides shape and rates. Its numbers come from docs/recipe.md; every one of them can be
-overridden in the sweep file.
+The recipe lives here: one dial (`d_model`) decides shape and rates. Its numbers were measured on longer runs of a prototype, not yet here;
+every one of them can be overridden in the sweep file.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,6 @@ import pandas as pd
 from scaling import claim as claims
 from scaling.accounting import count_parameters, training_flops_per_token
 from scaling.config import RunConfig
-from scaling.corpus import cache_folder
 from scaling.plan import Trunk, flops_spent, group_trunks
 from scaling.record import Folder, Resolved, folder_lock, read_failure, read_metrics, read_result, write_atomic
 
@@ -129,8 +128,3 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
     finally:
         connection.close()
         temporary.unlink(missing_ok=True)
-
-
-def cache_size() -> int:
-    """Bytes in the shared cache (prepared corpora, compiled programs)."""
-    return sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())

@@ -113,10 +113,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Settle how to fit: flags, then the [fit] of the sweep that made the folder, then DEFAULTS."""
     settings = dict(DEFAULTS)
     if (Path(arguments.source) / "sweep.resolved.json").is_file():
+        from scaling.cli.loop import fit_settings
         from scaling.record import read_resolved
 
-        chosen = read_resolved(Path(arguments.source)).sweep.fit
-        settings |= {key: getattr(chosen, key) for key in ("laws", "loss", "link", "n_column", "bootstrap", "seed")}
+        settings |= fit_settings(read_resolved(Path(arguments.source)).sweep.fit)
     given = {key: value for key in DEFAULTS if (value := getattr(arguments, key, None)) is not None}
     if "bootstrap" in given:
         given["bootstrap"] = _whole("--bootstrap", given["bootstrap"], most=100_000)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scaling.accounting import count_parameters, training_flops_per_token
 from scaling.config import FitOptions, RunConfig
-from scaling.record import Folder, Resolved, folder_lock
+from scaling.record import Resolved, folder_lock
 from scaling.tables import write_tables
 
 
@@ -71,7 +71,7 @@ def analyse_and_report(root: Path, resolved: Resolved, *, program: str) -> str:
     from analysis.report_text import summary
     from analysis.tables import analyse
 
-    with folder_lock(Folder(root).root, "tables"):
+    with folder_lock(root, "tables"):
         result = analyse(root, **fit_settings(resolved.sweep.fit))
         plots = plot_all(result, root)
         report = write_report(result, root, plots)
