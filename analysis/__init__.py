@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.errors import UserError
     from analysis.fitting import Fit, fit
-    from analysis.laws import LAWS, PRESETS, get_law
+    from analysis.laws import LAWS, get_law
+    from analysis.presets import PRESETS
     from analysis.optimal import compute_optimal, predict
     from analysis.runs import Runs, read_runs
     from analysis.tables import Analysis, analyse
@@ -32,7 +33,7 @@ __all__ = [
 
 _HOME = {
     "LAWS": "laws",
-    "PRESETS": "laws",
+    "PRESETS": "presets",
     "get_law": "laws",
     "Analysis": "tables",
     "analyse": "tables",

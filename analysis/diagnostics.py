@@ -6,10 +6,13 @@ import numpy as np
 
 from analysis.frames import Frame
 from analysis.laws import Law
-from analysis.newton import EXPONENTS, FLOOR_SPAN, Solution, derivatives
-from analysis.noise import NoiseModel
+from analysis.newton import derivatives
+from analysis.noise import NoiseModel, cell_columns
+from analysis.powers import PowerSum
+from analysis.search import MAD, Solution
 
-MAD = 1.4826  # median absolute deviation -> sd at the normal
+CONDITION = 1e9
+CONDITION_FORMULA = 1e15  # a formula's coordinates are not centred, which alone costs six digits
 
 
 def winsorised_sd(left: np.ndarray, p: int) -> float:
@@ -21,7 +24,7 @@ def winsorised_sd(left: np.ndarray, p: int) -> float:
 
 def misfit_sd(frame: Frame, left: np.ndarray, noise: NoiseModel, p: int) -> float:
     """Return the scatter of cell means about the law beyond the noise between seeds (by moments; 0 where noise explains it)."""
-    cells = frame.assign(left=left, variance=noise.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy()) ** 2).groupby(["N", "D"])
+    cells = frame.assign(left=left, variance=noise.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy()) ** 2).groupby(cell_columns(frame))
     means = cells["left"].mean().to_numpy()
     if len(means) <= p:
         return 0.0
@@ -31,38 +34,48 @@ def misfit_sd(frame: Frame, left: np.ndarray, noise: NoiseModel, p: int) -> floa
 
 def information(solution: Solution) -> tuple[float, bool]:
     """Return the condition number of the scaled information matrix, and whether the exact Hessian is positive definite."""
-    _, _, hessian, gauss = derivatives(solution.problem, solution.theta[None], solution.stages[-1])
-    metric = np.sqrt(np.maximum(np.diag(gauss[0]), 1e-300))
-    eigenvalues = np.linalg.eigvalsh(gauss[0] / np.outer(metric, metric))
-    exact = np.linalg.eigvalsh(hessian[0] / np.outer(metric, metric))
-    return float(eigenvalues[-1] / max(eigenvalues[0], 1e-300)), bool(exact[0] > -1e-9)
+    problem, theta, delta = solution.problem, solution.theta[None], solution.stages[-1]
+    gauss, metric = derivatives(problem, theta, delta, exact=False)[2:]
+    hessian = derivatives(problem, theta, delta)[2]
+    size = np.sqrt(np.maximum(metric[0], 1e-300))
+    eigenvalues = np.linalg.eigvalsh(gauss[0] / np.outer(size, size))
+    exact = np.linalg.eigvalsh(hessian[0] / np.outer(size, size))
+    return float(eigenvalues[-1] / max(eigenvalues[0], 1e-300)), bool(exact[0] > -1e-8)
 
 
-def judge(law: Law, frame: Frame, solution: Solution, condition: float, positive: bool) -> tuple[str, tuple[str, ...]]:
-    """Return the status of the fit, and what a reader must be told."""
+def judge(law: Law, frame: Frame, solution: Solution, condition: float, positive: bool, *, smooth: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the status of the fit, and what a reader must be told; `smooth` says whether the loss has a gradient to check."""
     warnings = []
-    logs = np.log(frame.loc[:, list(law.variables)].to_numpy())
+    plane = [name for name in law.variables if name in ("N", "D", "C")]
+    logs = np.log(frame.loc[:, plane].to_numpy(dtype=np.float64))
     levels = [len(np.unique(np.round(column, 2))) for column in logs.T]
-    thin = min(levels) < 3
-    for variable, count in zip(law.variables, levels, strict=True):
+    thin = min(levels, default=3) < 3
+    for variable, count in zip(plane, levels, strict=True):
         if count < 4:
             fate = "its exponent is not identified" if count < 3 else "its exponent has no check: 4 or more are needed"
             warnings.append(f"{variable} has {count} level{'s' if count > 1 else ''}; {fate}")
-    if logs.shape[1] == 2 and min(levels) > 1 and abs(np.corrcoef(logs.T)[0, 1]) > 0.999:
+    if plane == ["N", "D"] and min(levels) > 1 and abs(np.corrcoef(logs.T)[0, 1]) > 0.999:
         thin = True
         warnings.append("D is proportional to a power of N in all runs (as in D = 20 N): alpha and beta cannot be told apart")
-    theta, k = solution.theta, logs.shape[1]
-    lower, upper = solution.problem.bounds
-    slopes = theta[1 + k :]
+    model = solution.problem.model
+    nothing, away = model.nothing(solution.theta), model.ran_away(solution.theta)
+    limit = CONDITION if isinstance(model, PowerSum) else CONDITION_FORMULA
     if thin:
         status = "not identified"
-    elif (theta[1:] <= lower[1:] + 1e-6).any() or (theta[1:] >= upper[1:] - 1e-6).any() or (slopes < 1.5 * EXPONENTS[0]).any():
+    elif away or set(nothing) - {"E"}:
         status = "degenerate"
-    elif theta[0] < lower[0] + FLOOR_SPAN - 7:
+        gone = ", ".join(dict.fromkeys([*away, *(name for name in nothing if name != "E")]))
+        warnings.append(f"{gone} ran to the edge of the search: the runs do not need the term")
+    elif condition >= limit:
+        status = "not identified"
+    elif smooth and not (solution.newton < 1e-6 and positive):
+        status = "not converged"
+        warnings.append(f"the optimum is not verified: a Newton step still promises {100 * solution.newton:.2g} % of the objective")
+    elif nothing:
         status = "at bound"
         warnings.append("E is 0: the runs show no floor")
     else:
-        status = "converged" if condition < 1e9 and positive else "not identified"
+        status = "converged"
     if status in ("degenerate", "not identified"):
         warnings.append(f"the fit is {status}: its parameters say nothing; predictions inside the data may still hold")
     return status, tuple(warnings)

@@ -1,22 +1,51 @@
-"""The solver of every fit: variable-projection starts and a batched, damped, exact Newton method in float64.
+"""The solver of every fit: a batched, damped, exact Newton method in float64 for robust losses.
 
-A law ``E + sum_k A_k / v_k^alpha_k`` is fitted in ``theta = (log E, log A'_k..., alpha_k...)`` with centred ``x_k = log v_k - mean``;
-centring takes the Hessian's condition number on the Chinchilla points from 1e7 to 1e4. Many problems (starts, or bootstrap draws) are
-solved at once.
-Robust losses follow Huber 1964; variable projection Golub & Pereyra 1973 (for scaling laws: Czech 2026).
+Many problems (starts, or bootstrap draws) are solved at once. What is fitted is a *model* (`analysis.powers`, `analysis.formula`): it predicts log loss at the
+points and contracts its derivatives. Robust losses follow Huber 1964; the asymmetric one weighs residuals above zero (predicted > observed)
+by a factor.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import combinations
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
-EXPONENTS = (0.01, 4.0)
-FLOOR_SPAN = 9.0  # log E may lie this far below the smallest log loss: E is then 0 for every purpose
-COEFFICIENT_SPAN = 12.0
-CHUNK = 400_000  # problems x points worked on at once: bounds the memory
+Array = np.ndarray
+CHUNK = 100_000  # problems x points worked on at once: large enough to keep two threads busy, small enough for the caches
+CORES = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Model(Protocol):
+    """What the solver needs of a law bound to the variables of n points.
+
+    Attributes
+    ----------
+    lower, upper : (p,) box of the solver's coordinates theta.
+    loose : (p,) 1 where one step may be as long as the coordinate itself (those that are no logarithm), else 0.
+    """
+
+    @property
+    def lower(self) -> Array: ...
+    @property
+    def upper(self) -> Array: ...
+    @property
+    def loose(self) -> Array: ...
+    def log_loss(self, theta: Array) -> Array:
+        """(problems, p) -> (problems, n) log of the predicted loss; NaN outside the law's domain."""
+        ...
+
+    def evaluate(self, theta: Array) -> tuple[Array, Any]:
+        """`log_loss`, and what `contract` needs of this evaluation."""
+        ...
+
+    def contract(self, state: Any, theta: Array, slope: Array, curve: Array, metric: Array | None) -> tuple[Array, Array, Array]:
+        """Return ``sum slope J``, ``sum curve J J^T + slope d2f``, and the diagonal of ``sum metric J J^T`` (None: of ``curve``)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,119 +54,93 @@ class Problem:
 
     Attributes
     ----------
-    x : (n, k) centred log variables.
+    model : Model
     y : (n,) or (problems, n) log losses.
     scale : (n,) factor of each residual (1 / noise sd), inside the robust loss.
     linear : bool
         Residuals are ``loss_hat - loss`` instead of ``log loss_hat - log loss``.
+    above : float
+        Weight of residuals above zero (asymmetric losses); 1 is symmetric.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    scale: np.ndarray
+    model: Model
+    y: Array
+    scale: Array
     linear: bool = False
+    above: float = 1.0
 
-    @property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Box of theta, wide enough that only a parameter that runs away meets it."""
-        k, low, high = self.x.shape[1], float(self.y.min()), float(self.y.max())
-        lower = [low - FLOOR_SPAN, *[low - COEFFICIENT_SPAN] * k, *[EXPONENTS[0]] * k]
-        upper = [high + 0.5, *[high + 6] * k, *[EXPONENTS[1]] * k]
-        return np.array(lower), np.array(upper)
+    def rows(self, ids: Array | slice) -> Problem:
+        """Keep some problems of a batch."""
+        return replace(self, y=self.y[ids]) if self.y.ndim == 2 else self
 
 
-@dataclass(frozen=True)
-class Solution:
-    """The optimum in the solver's own coordinates, kept for warm starts.
-
-    Attributes
-    ----------
-    theta : (p,) log E, centred log coefficients, exponents.
-    stages : tuple of float
-        Huber deltas of a warm re-fit, the last one is the objective's.
-    """
-
-    problem: Problem
-    center: np.ndarray
-    theta: np.ndarray
-    stages: tuple[float, ...]
-
-
-def predict_log(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Log loss at the points: (problems, p), (n, k) -> (problems, n)."""
-    k = x.shape[1]
-    z = np.concatenate(
-        [np.broadcast_to(theta[:, None, :1], (len(theta), len(x), 1)), theta[:, None, 1 : 1 + k] - theta[:, None, 1 + k :] * x], axis=2
-    )
-    top = z.max(axis=2)
-    return top + np.log(np.exp(z - top[:, :, None]).sum(axis=2))
-
-
-def residuals(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def residuals(problem: Problem, theta: Array) -> Array:
     """Scaled residuals, predicted minus observed: (problems, n)."""
-    f = predict_log(theta, problem.x)
+    f = problem.model.log_loss(theta)
     return ((np.exp(f) - np.exp(problem.y)) if problem.linear else (f - problem.y)) * problem.scale
 
 
-def huber(r: np.ndarray, delta: float) -> np.ndarray:
-    """``r^2 / 2`` up to `delta`, then ``delta (|r| - delta / 2)``."""
-    a = np.abs(r)
-    return np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta) if np.isfinite(delta) else 0.0)
+def robust(r: Array, delta: float, above: float = 1.0) -> Array:
+    """``r^2 / 2`` up to `delta`, then ``delta (|r| - delta / 2)``; times `above` where r > 0."""
+    if np.isfinite(delta):
+        a = np.abs(r)
+        quadratic = np.minimum(a, delta)
+        h = quadratic * (a - 0.5 * quadratic)
+    else:
+        h = 0.5 * r * r
+    return h if above == 1.0 else h * np.where(r > 0, above, 1.0)
 
 
-def _value(problem: Problem, theta: np.ndarray, delta: float, weights: np.ndarray | None) -> np.ndarray:
-    h = huber(residuals(problem, theta), delta)
+def objective(problem: Problem, theta: Array, delta: float, weights: Array | None = None) -> Array:
+    """Sum over the points of the robust loss: (problems,)."""
+    h = robust(residuals(problem, theta), delta, problem.above)
     return (h if weights is None else h * weights).sum(axis=1)
 
 
 def derivatives(
-    problem: Problem, theta: np.ndarray, delta: float, weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Objective, gradient, exact Hessian and its positive (reweighted Gauss-Newton) part, one a problem."""
-    x, s = problem.x, problem.scale
-    n, k = x.shape
-    z = np.concatenate(
-        [np.broadcast_to(theta[:, None, :1], (len(theta), n, 1)), theta[:, None, 1 : 1 + k] - theta[:, None, 1 + k :] * x], axis=2
-    )
-    top = z.max(axis=2, keepdims=True)
-    share = np.exp(z - top)
-    total = share.sum(axis=2, keepdims=True)
-    share /= total
-    f = (top + np.log(total))[:, :, 0]
-    jac = np.concatenate([share, -share[:, :, 1:] * x], axis=2)  # of log loss
-    slope = np.exp(f) if problem.linear else np.ones_like(f)
-    r = ((slope - np.exp(problem.y)) if problem.linear else (f - problem.y)) * s
+    problem: Problem, theta: Array, delta: float, weights: Array | None = None, *, exact: bool = True
+) -> tuple[Array, Array, Array, Array]:
+    """Objective, gradient, Hessian (exact, or reweighted Gauss-Newton) and the diagonal of the latter, one a problem."""
+    f, state = problem.model.evaluate(theta)
+    if problem.linear:
+        loss = np.exp(f)
+        r = (loss - np.exp(problem.y)) * problem.scale
+        inner = loss * problem.scale
+    else:
+        r = (f - problem.y) * problem.scale
+        inner = problem.scale
+    bounded = np.isfinite(delta)
     a = np.abs(r)
-    inside = a <= delta
-    w = 1.0 if weights is None else weights
-    first = w * np.where(inside, r, np.sign(r) * (delta if np.isfinite(delta) else 0.0)) * s * slope
-    gain = (s * slope) ** 2 * w
-    second = gain * inside
-    soft = gain * np.where(inside, 1.0, (delta if np.isfinite(delta) else 1.0) / np.maximum(a, 1e-300))
-    value = (w * huber(r, delta)).sum(axis=1)
-    gradient = np.einsum("bn,bnp->bp", first, jac)
-    left = np.swapaxes(jac, 1, 2)
-    gauss = (left * soft[:, None, :]) @ jac
-    hessian = (left * (second if problem.linear else second - first)[:, None, :]) @ jac
-    # Second derivatives of the log-sum-exp: sum_k share_k z'_k z'_k^T (its other half, - J J^T, is in the line above).
-    curve = first[:, :, None] * share
-    hessian[:, 0, 0] += curve[:, :, 0].sum(axis=1)
-    for j in range(k):
-        moments = [(curve[:, :, 1 + j] * x[:, j] ** power).sum(axis=1) for power in range(3)]
-        hessian[:, 1 + j, 1 + j] += moments[0]
-        hessian[:, 1 + j, 1 + k + j] -= moments[1]
-        hessian[:, 1 + k + j, 1 + j] -= moments[1]
-        hessian[:, 1 + k + j, 1 + k + j] += moments[2]
-    return value, gradient, hessian, gauss
+    quadratic = np.minimum(a, delta) if bounded else a
+    weight: Any = 1.0 if weights is None else weights
+    if problem.above != 1.0:
+        weight = weight * np.where(r > 0, problem.above, 1.0)
+    value = (quadratic * (a - 0.5 * quadratic) * weight).sum(axis=1)
+    slope = (np.clip(r, -delta, delta) if bounded else r) * weight * inner
+    square = inner * inner * weight
+    metric = square * (quadratic / np.maximum(a, 1e-300)) if bounded else square + np.zeros_like(r)
+    if exact:
+        curve = square * (a <= delta) if bounded else square + np.zeros_like(r)
+        if problem.linear:
+            curve = curve + slope
+        return value, *problem.model.contract(state, theta, slope, curve, metric)
+    return value, *problem.model.contract(state, theta, np.where(np.isfinite(slope), slope, np.nan), metric, None)
 
 
 def minimise(
-    problem: Problem, start: np.ndarray, *, delta: float, weights: np.ndarray | None = None, iterations: int = 60, tolerance: float = 1e-13
-) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise the Huber objective from each row of `start`.
+    problem: Problem,
+    start: Array,
+    *,
+    delta: float,
+    weights: Array | None = None,
+    iterations: int = 60,
+    tolerance: float = 1e-13,
+    exact: bool = True,
+) -> tuple[Array, Array]:
+    """Minimise the robust objective from each row of `start`.
 
-    Saddle-free Newton (absolute eigenvalues) with Levenberg damping in the metric of the Gauss-Newton diagonal; parameters at a bound whose
-    gradient points outward are held.
+    Newton with Levenberg damping in the metric of the Gauss-Newton diagonal; where its step does not descend, absolute eigenvalues are
+    taken (saddle-free Newton). Parameters at a bound whose gradient points outward are held.
 
     Parameters
     ----------
@@ -147,132 +150,106 @@ def minimise(
     weights : (problems, n), optional
         Multiplicities (a pairs bootstrap).
     tolerance : float
-        A problem is done when two steps in a row promise less than this share of its objective.
+        A problem is done when a step promises less than this share of its objective.
+    exact : bool
+        Use the exact Hessian (else reweighted Gauss-Newton: safer far from the optimum, slower near it).
 
     Returns
     -------
     (problems, p), (problems,)
-        Minima and objectives.
+        Minima and objectives (infinite where the law is not defined at the start).
     """
-    step = max(1, CHUNK // len(problem.x))
-    if len(start) > step:
-        parts = []
-        for i in range(0, len(start), step):
-            y = problem.y[i : i + step] if problem.y.ndim == 2 else problem.y
-            part = Problem(problem.x, y, problem.scale, problem.linear)
-            w = None if weights is None else weights[i : i + step]
-            parts.append(_newton(part, start[i : i + step], delta, w, iterations, tolerance, problem.bounds))
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-    return _newton(problem, start, delta, weights, iterations, tolerance, problem.bounds)
+    step = max(1, CHUNK // len(problem.scale))
+    parts = [slice(i, i + step) for i in range(0, len(start), step)]
+
+    def solve(part: slice) -> tuple[Array, Array]:
+        w = None if weights is None else weights[part]
+        return _newton(problem.rows(part), start[part], delta, w, iterations, tolerance, exact)
+
+    solved: Sequence[tuple[Array, Array]]
+    if len(parts) < 2 or CORES == 1:
+        solved = [solve(part) for part in parts]
+    else:
+        with ThreadPoolExecutor(CORES) as pool:
+            solved = list(pool.map(solve, parts))
+    return np.concatenate([theta for theta, _ in solved]), np.concatenate([value for _, value in solved])
 
 
 def _newton(
-    problem: Problem,
-    start: np.ndarray,
-    delta: float,
-    weights: np.ndarray | None,
-    iterations: int,
-    tolerance: float,
-    bounds: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    lower, upper = bounds
+    problem: Problem, start: Array, delta: float, weights: Array | None, iterations: int, tolerance: float, exact: bool
+) -> tuple[Array, Array]:
+    lower, upper = problem.model.lower, problem.model.upper
     out = np.clip(start, lower, upper)
     best = np.full(len(start), np.inf)
-    ids, theta, p = np.arange(len(start)), out.copy(), start.shape[1]
+    ids, theta = np.arange(len(start)), out.copy()
     damping, calm = np.full(len(start), 1e-3), np.zeros(len(start), dtype=int)
-
-    def at(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        y = problem.y[ids] if problem.y.ndim == 2 else problem.y
-        part = Problem(problem.x, y, problem.scale, problem.linear)
-        return derivatives(part, points, delta, None if weights is None else weights[ids])
-
-    value, gradient, hessian, gauss = at(theta)
-    for count in range(iterations):
-        held = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
-        free = ~held
-        metric = np.sqrt(np.maximum(np.einsum("bii->bi", gauss), 1e-12 * np.einsum("bii->b", gauss)[:, None] + 1e-300))
-        both = free[:, :, None] & free[:, None, :]
-        matrix = np.where(both, (gauss if tolerance > 1e-8 else hessian) / (metric[:, :, None] * metric[:, None, :]), np.eye(p))
-        g = np.where(free, gradient / metric, 0.0)
-        eigenvalue, vector = np.linalg.eigh(matrix)
-        c = np.einsum("bij,bi->bj", vector, g)
-        size = np.maximum(np.abs(eigenvalue), 1e-12)
-        move = np.einsum("bij,bj->bi", vector, -c / (size + damping[:, None])) / metric
-        move *= np.minimum(1.0, 2.0 / np.maximum(np.abs(move).max(axis=1), 1e-300))[:, None]
-        trial = np.clip(theta + move, lower, upper)
-        new = at(trial)
-        fall = value - new[0]
-        promised = 0.5 * (c * c / (size + damping[:, None])).sum(axis=1)
-        ok = np.isfinite(new[0]) & (fall >= -4e-16 * np.abs(value))
-        good = ok & (fall > 0.5 * promised)
-        damping = np.clip(np.where(good, damping * 0.1, np.where(ok, damping * 0.7, damping * 6)), 1e-12, 1e12)
-        small = (promised <= tolerance * np.abs(value)) | (np.abs(trial - theta).max(axis=1) < 1e-11)
-        calm = np.where(small, calm + 1, 0)
-        theta = np.where(ok[:, None], trial, theta)
-        value, gradient = np.where(ok, new[0], value), np.where(ok[:, None], new[1], gradient)
-        hessian, gauss = np.where(ok[:, None, None], new[2], hessian), np.where(ok[:, None, None], new[3], gauss)
-        done = (calm >= 2) | (damping >= 1e12) | (count == iterations - 1)
-        if done.any():
+    part, w = problem, weights
+    with np.errstate(all="ignore"):
+        value, gradient, hessian, diagonal = derivatives(part, theta, delta, w, exact=exact)
+        value = np.where(np.isfinite(value), value, np.inf)
+        for count in range(iterations):
+            move, promised = _steps(problem.model, theta, gradient, hessian, diagonal, damping)
+            trial = np.clip(theta + move, lower, upper)
+            new = derivatives(part, trial, delta, w, exact=exact)
+            fall = value - new[0]
+            # A step may be rounding alone: the objective then rises by no more than a few units in its last place.
+            ok = np.isfinite(new[0]) & (fall >= -4e-16 * np.abs(value))
+            ratio = fall / promised
+            factor = np.where(ratio > 0.75, 0.1, np.where(ratio < 0.25, 2.0, 0.5))
+            damping = np.minimum(np.maximum(damping * np.where(ok, factor, 6.0), 1e-12), 1e12)
+            small = (promised <= tolerance * np.abs(value)) | (np.abs(trial - theta).max(axis=1) < 1e-11)
+            calm = np.where(small, calm + 1, 0)
+            if ok.all():
+                theta, value, gradient, hessian, diagonal = trial, *new
+            else:
+                theta, value = np.where(ok[:, None], trial, theta), np.where(ok, new[0], value)
+                gradient, hessian = np.where(ok[:, None], new[1], gradient), np.where(ok[:, None, None], new[2], hessian)
+                diagonal = np.where(ok[:, None], new[3], diagonal)
+            # A small promise under little damping is the optimum; under much damping it may be the damping's doing.
+            done = (small & ok & (damping < 1e-2)) | (calm >= 2) | (damping >= 1e12) | ~np.isfinite(value) | (count == iterations - 1)
+            if not done.any():
+                continue
             out[ids[done]], best[ids[done]] = theta[done], value[done]
             left = ~done
-            ids, theta, value, gradient = ids[left], theta[left], value[left], gradient[left]
-            hessian, gauss, damping, calm = hessian[left], gauss[left], damping[left], calm[left]
-            if not len(ids):
+            if not left.any():
                 break
+            ids, theta, value, gradient, hessian = ids[left], theta[left], value[left], gradient[left], hessian[left]
+            diagonal, damping, calm, part = diagonal[left], damping[left], calm[left], part.rows(left)
+            w = None if w is None else w[left]
     return out, best
 
 
-def projection_starts(problem: Problem, *, count: int) -> np.ndarray:
-    """Return starts from a variable-projection grid over the exponents.
-
-    At fixed exponents the law is linear in E and the coefficients; the best non-negative ones come from every subset of columns.
-    These are the local minima of the relative squared error over the grid, best first, and a few cells spread over it.
-
-    Returns
-    -------
-    (starts, p) float64
-    """
-    k = problem.x.shape[1]
-    grid = np.geomspace(0.03, 2.5, 20 if k == 2 else 48)
-    exponents = np.stack([g.ravel() for g in np.meshgrid(*[grid] * k, indexing="ij")], axis=1)
-    loss = np.exp(problem.y)
-    weight = (problem.scale / (1.0 if problem.linear else loss)) ** 2
-    powers = [np.exp(-np.outer(grid, problem.x[:, j])) for j in range(k)]
-    gram = np.empty((len(exponents), k + 1, k + 1))
-    right = np.empty((len(exponents), k + 1))
-    gram[:, 0, 0], right[:, 0] = weight.sum(), (weight * loss).sum()
-    for j in range(k):
-        index = np.searchsorted(grid, exponents[:, j])
-        gram[:, 0, 1 + j] = gram[:, 1 + j, 0] = (powers[j] @ weight)[index]
-        gram[:, 1 + j, 1 + j] = ((powers[j] ** 2) @ weight)[index]
-        right[:, 1 + j] = (powers[j] @ (weight * loss))[index]
-    if k == 2:
-        gram[:, 1, 2] = gram[:, 2, 1] = ((powers[0] * weight) @ powers[1].T).ravel()
-    squares = float((weight * loss**2).sum())
-    error, coefficients = np.full(len(exponents), np.inf), np.zeros((len(exponents), k + 1))
-    for size in range(1, k + 2):
-        for subset in combinations(range(k + 1), size):
-            chosen = np.ix_(range(len(exponents)), subset, subset)
-            ridge = 1e-13 * np.einsum("bii->bi", gram[chosen])[:, :, None] * np.eye(size)
-            solved = np.linalg.solve(gram[chosen] + ridge, right[:, list(subset), None])[:, :, 0]
-            rest = squares - (solved * right[:, list(subset)]).sum(axis=1)
-            better = (solved >= 0).all(axis=1) & (rest < error * (1 - 1e-12))
-            error = np.where(better, rest, error)
-            filled = np.zeros_like(coefficients)
-            filled[:, list(subset)] = solved
-            coefficients = np.where(better[:, None], filled, coefficients)
-    shape = (len(grid),) * k
-    table = np.pad(error.reshape(shape), 1, constant_values=np.inf)
-    centre = table[(slice(1, -1),) * k]
-    minimum = np.isfinite(centre)
-    for offset in np.ndindex(*(3,) * k):
-        minimum &= centre <= table[tuple(slice(o, o + len(grid)) for o in offset)]
-    found = np.flatnonzero(minimum.ravel())
-    found = found[np.argsort(error[found], kind="stable")][: max(1, count // 2)]
-    spread = np.linspace(2, len(grid) - 3, 3 if k == 2 else 6).astype(int)
-    others = np.ravel_multi_index(np.meshgrid(*[spread] * k, indexing="ij"), shape).ravel()
-    others = others[np.argsort(error[others], kind="stable")]
-    cells = list(dict.fromkeys([*found, *others]))[:count]
-    chosen_coefficients = coefficients[cells]
-    floor = 0.1 * chosen_coefficients.max(axis=1, keepdims=True)
-    return np.concatenate([np.log(np.maximum(chosen_coefficients, floor)), exponents[cells]], axis=1)
+def _steps(model: Model, theta: Array, gradient: Array, hessian: Array, diagonal: Array, damping: Array) -> tuple[Array, Array]:
+    """Damped Newton steps, and the fall of the objective that each promises."""
+    held = ((theta <= model.lower) & (gradient > 0)) | ((theta >= model.upper) & (gradient < 0))
+    eye = np.eye(theta.shape[1])
+    metric = np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.sum(axis=1, keepdims=True) + 1e-300))
+    matrix = hessian / (metric[:, :, None] * metric[:, None, :])
+    g = gradient / metric
+    if held.any():
+        free = ~held
+        matrix = np.where(free[:, :, None] & free[:, None, :], matrix, eye)
+        g = np.where(free, g, 0.0)
+    usable = np.isfinite(g).all(axis=1) & np.isfinite(matrix).all(axis=(1, 2))
+    if not usable.all():
+        matrix, g = np.where(usable[:, None, None], matrix, eye), np.where(usable[:, None], g, 0.0)
+    shift = damping[:, None, None] * eye
+    try:
+        move = -np.linalg.solve(matrix + shift, g[:, :, None])[:, :, 0]
+        fall = -(move * g).sum(axis=1)
+        promised = 0.5 * (fall + damping * (move * move).sum(axis=1))
+        bad = ~(fall > 0) & (np.abs(g).max(axis=1) > 0)
+        if len(theta) <= 64:
+            # Few problems are starts from afar, where a curved-down direction may still descend: look at the eigenvalues of all.
+            bad |= np.linalg.eigvalsh(matrix)[:, 0] < 0
+    except np.linalg.LinAlgError:
+        move, promised, bad = np.zeros_like(g), np.zeros(len(g)), np.ones(len(g), dtype=bool)
+    if bad.any():
+        eigenvalue, vector = np.linalg.eigh(matrix[bad])
+        c = np.einsum("bij,bi->bj", vector, g[bad])
+        size = np.maximum(np.abs(eigenvalue), 1e-12) + damping[bad, None]
+        move[bad] = np.einsum("bij,bj->bi", vector, -c / size)
+        promised[bad] = 0.5 * (c * c / size).sum(axis=1)
+    move = move / metric
+    share = (np.abs(move) / (2.0 + model.loose * np.abs(theta))).max(axis=1)
+    return move / np.maximum(share, 1.0)[:, None], promised

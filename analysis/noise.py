@@ -61,6 +61,11 @@ class NoiseModel:
         return np.hypot(self.noise_sd(n, d), self.misfit_sd)
 
 
+def cell_columns(frame: Frame) -> list[str]:
+    """Columns that make a cell: runs that agree in them are repeats."""
+    return [name for name in ("N", "D", "U") if name in frame]
+
+
 def estimate_noise(frame: Frame) -> NoiseModel | None:
     """Noise between seeds from the cells (N, D) that were run more than once; None when there is none.
 
@@ -73,7 +78,10 @@ def estimate_noise(frame: Frame) -> NoiseModel | None:
     frame : DataFrame
         N, D, loss, trunk_id, seed_data.
     """
-    cells = [group for _, group in frame.groupby(["N", "D"], sort=True) if len(group) > 1]
+    repeated = frame[frame.duplicated(cell_columns(frame), keep=False)]
+    if not len(repeated):
+        return None
+    cells = [group for _, group in repeated.groupby(cell_columns(frame), sort=True)]
     cells = [cell for cell in cells if np.ptp(cell["loss"]) > 0]
     if not cells:
         return None

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.fitting import Fit
 from analysis.frames import Column, Frame
-from analysis.laws import Preset
+from analysis.presets import Preset
 
 TAU = 0.01  # share of the loss that one doubling of compute must buy
 NAN = float("nan")

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.fitting import Fit, decode
+from analysis.fitting import Fit
 from analysis.frames import Frame
-from analysis.newton import Problem, minimise, predict_log
-from analysis.noise import NoiseModel, estimate_noise
+from analysis.noise import NoiseModel, cell_columns, estimate_noise
+from analysis.search import resolve
 
 __all__ = ["FEW_TRUNKS", "NoiseModel", "bootstrap", "estimate_noise", "simulate_noise"]
 
@@ -25,7 +25,7 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
     ----------
     fit : Fit
     draws : int
-        How many; 0 leaves the fit without intervals.
+        How many; 0 for a fit without draws (its parameter intervals are then the sandwich's).
     seed : int
         Of the draws.
     method : {"auto", "parametric", "pairs"}
@@ -44,7 +44,7 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
     ``sqrt(k / chi2_k)``, k the degrees of freedom behind its variance, so that few repeats give wider intervals, as Student's t does.
     """
     if draws == 0:
-        return fit
+        return replace(fit, draws=None)
     if draws < 20:
         raise UserError(f"--bootstrap {draws} is not allowed; 0 for none, or at least 20 draws")
     if method not in ("auto", "parametric", "pairs"):
@@ -62,19 +62,16 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
         weights = counts[:, trunk].astype(np.float64)
         words = f"pairs bootstrap of whole trunks ({fit.n_trunks})"
     else:
-        law = predict_log(solution.theta[None], problem.x)
-        y = law + simulate_noise(fit.noise, frame, draws=draws, generator=generator)
-        problem = Problem(problem.x, y, problem.scale, problem.linear)
+        law = problem.model.log_loss(solution.theta[None])
+        problem = replace(problem, y=law + simulate_noise(fit.noise, frame, draws=draws, generator=generator))
         trunk_share, chunk_share, branch_share = fit.noise.shares
         words = (
             f"parametric bootstrap, {fit.n_trunks} trunks; noise from {fit.noise.source};"
             f" variance shares trunk {trunk_share:.2f}, data seed x D {chunk_share:.2f}, branch {branch_share:.2f};"
             f" misfit {100 * fit.noise.misfit_sd:.2g} %"
         )
-    theta = np.tile(solution.theta, (draws, 1))
-    for delta in solution.stages:
-        theta, _ = minimise(problem, theta, delta=delta, weights=weights, iterations=60, tolerance=1e-9)
-    table = pd.DataFrame(decode(fit.law, theta, solution.center))
+    theta, _ = resolve(solution, problem, np.tile(solution.theta, (draws, 1)), weights)
+    table = pd.DataFrame(solution.problem.model.decode(theta))
     head = fit.method.rsplit("; ", 1)[0]
     return replace(fit, draws=table, method=f"{head}; {words}; {draws} draws, percentiles, conditional on the law")
 
@@ -90,6 +87,7 @@ def simulate_noise(noise: NoiseModel, frame: Frame, *, draws: int, generator: np
         index, levels = pd.factorize(label, sort=True)
         width = np.sqrt(degrees / generator.chisquare(degrees, size=(draws, 1)))
         standard += width * np.sqrt(share) * generator.standard_normal((draws, len(levels)))[:, index]
-    cell, cells = pd.factorize(pd.Series(n).astype(str) + "@" + pd.Series(d).astype(str), sort=True)
+    cell = frame.groupby(cell_columns(frame), sort=True).ngroup().to_numpy()
+    cells = np.arange(cell.max() + 1)
     misfit = noise.misfit_sd * generator.standard_normal((draws, len(cells)))[:, cell]
     return standard * noise.noise_sd(n, d) + misfit

@@ -23,7 +23,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
-    from scaling.cli import laws_commands, runs_commands
+    from scaling.cli import import_commands, laws_commands, runs_commands
 
     top = OneLineParser(
         prog="scaling",
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     runs_commands.add_parsers(commands)
     laws_commands.add_parsers(commands)
+    import_commands.add_parsers(commands)
     return top
 
 
