@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compare import cross_validate
-from analysis.diagnostics import information, judge, misfit_sd, winsorised_sd
+from analysis.diagnostics import information, judge, misfit_sd
 from analysis.errors import UserError
 from analysis.frames import Frame
 from analysis.laws import Law, get_law
@@ -200,7 +200,7 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
     if noise is not None:
         measured = noise
     elif measured is None:
-        measured = residual_noise(frame, winsorised_sd(left, p), len(frame) - p)
+        measured = residual_noise(frame, left, p)
     else:
         measured = replace(measured, misfit_sd=misfit_sd(frame, left, measured, p))
     r = residuals(problem, solution.theta[None])[0]

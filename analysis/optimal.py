@@ -1,4 +1,4 @@
-"""Using a law: predictions, compute-optimal sizes, what a doubling buys, and where that stops to pay.
+"""Using a law: the loss of a model, what to train with a budget, and the compute-optimal frontier.
 
 Compute is ``C = 6 N D`` here (training), ``+ 2 N`` a token served; the convention of N is that of the fit.
 """
@@ -6,25 +6,40 @@ Compute is ``C = 6 N D`` here (training), ``+ 2 N`` a token served; the conventi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.budget import need_no_column, point, split_budget
+from analysis.critical import critical_compute
 from analysis.errors import UserError
 from analysis.fitting import Fit
-from analysis.frames import Column, Frame
-from analysis.presets import Preset
+from analysis.frames import Frame
+from analysis.laws import Law
+from analysis.presets import AllocationPreset, Preset
+from analysis.returns import NAN, band, sample
 
-TAU = 0.01  # share of the loss that one doubling of compute must buy
-NAN = float("nan")
+Source = Fit | Preset | AllocationPreset
+FRONTIER_COLUMNS = (
+    "approach fit_id law n_column c_column flops params_opt tokens_opt tokens_per_param loss params_ci_low params_ci_high tokens_ci_low"
+    " tokens_ci_high loss_ci_low loss_ci_high ci_level gain_per_doubling gain_share beyond_data point"
+).split()
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """What to train with a budget. Intervals (NaN without draws) are conditional on the law; loss in nats per token."""
+    """What to train with a budget. Intervals (NaN without draws) are conditional on the law; loss in nats per token.
+
+    Attributes
+    ----------
+    inference_tokens : float
+        Tokens served that `flops` pays for besides training; 0 for none.
+    unique_tokens : float
+        U of a data-constrained law; NaN for others.
+    extrapolation : str
+        How far outside the fitted runs the optimum lies.
+    """
 
     source: str
     law: str
@@ -38,16 +53,22 @@ class Optimum:
     params_high: float
     tokens_low: float
     tokens_high: float
+    tokens_per_param_low: float
+    tokens_per_param_high: float
     loss_low: float
     loss_high: float
     ci_level: float
     inference_tokens: float
+    unique_tokens: float
     extrapolation: str
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted loss (nats per token): `low`-`high` is the law's interval, `pi_low`-`pi_high` that of one new run; NaN without draws."""
+    """Predicted loss (nats per token): `low`-`high` is the law's interval, `pi_low`-`pi_high` that of one new run; NaN without draws.
+
+    `unique_tokens` is NaN for laws without U.
+    """
 
     source: str
     law: str
@@ -61,75 +82,92 @@ class Prediction:
     pi_low: float
     pi_high: float
     ci_level: float
+    unique_tokens: float
     extrapolation: str
 
 
 @dataclass(frozen=True)
-class CriticalPoint:
-    """The compute (6ND) from which one more doubling buys less than `share` of the loss; NaN where that never or always holds."""
+class _Split:
+    """Compute-optimal N, D, D/N and loss at budgets (k,), and their intervals (k, 2)."""
 
-    name: str
-    share: float
-    flops: float
-    ci_low: float
-    ci_high: float
-    loss: float
-    beyond_data: bool
-    draws_without: float
+    n: np.ndarray
+    d: np.ndarray
+    ratio: np.ndarray
+    loss: np.ndarray
+    n_band: np.ndarray
+    d_band: np.ndarray
+    ratio_band: np.ndarray
+    loss_band: np.ndarray
 
 
-def predict(source: Fit | Preset, *, params: float, tokens: float) -> Prediction:
+def predict(source: Source, *, params: float, tokens: float, unique_tokens: float | None = None) -> Prediction:
     """Predict the loss of a model with `params` parameters (in the law's convention) trained on `tokens` tokens.
+
+    Parameters
+    ----------
+    unique_tokens : float, optional
+        U of a data-constrained law (Muennighoff et al. 2023); `tokens`, which is one epoch, when not given.
 
     Raises
     ------
     UserError
-        When a number is not finite and above 0.
+        When a number is not finite and above 0, or the source has no law of the loss that N, D and U settle.
     """
-    _check(params=params, tokens=tokens)
-    values: dict[str, Any] = {"N": params, "D": tokens, "C": 6.0 * params * tokens}
-    loss = float(source.predict(**values))
+    _check(params=params, tokens=tokens, unique_tokens=unique_tokens)
+    if isinstance(source, AllocationPreset):
+        raise UserError(f"{source.name} is a published allocation of compute, with no law of the loss; ask it for an optimum instead")
+    unique = _unique(source.law, unique_tokens)
+    need_no_column(source.law)
+    values = point(params, tokens, unique)
     low = high = pi_low = pi_high = NAN
     if isinstance(source, Fit) and source.draws is not None:
         low, high = (float(v) for v in source.interval(**values))
         pi_low, pi_high = (float(v) for v in source.interval(noise=True, **values))
     return Prediction(
-        source=_name(source), law=source.law.name, n_column=source.n_column, params=params, tokens=tokens, flops=values["C"], loss=loss,
-        low=low, high=high, pi_low=pi_low, pi_high=pi_high, ci_level=getattr(source, "ci_level", 0.95),
-        extrapolation=extrapolation(source, params=params, tokens=tokens),
+        source=_name(source), law=source.law.name, n_column=source.n_column, params=params, tokens=tokens, flops=float(values["C"]),
+        loss=float(source.predict(**values)), low=low, high=high, pi_low=pi_low, pi_high=pi_high, ci_level=_level(source),
+        unique_tokens=_shown(source.law, unique, tokens), extrapolation=extrapolation(source, params=params, tokens=tokens),
     )  # fmt: skip
 
 
-def compute_optimal(source: Fit | Preset, flops: float, *, inference_tokens: float | None = None) -> Optimum:
-    """Model size and tokens of least loss for `flops` in all.
+def compute_optimal(source: Source, flops: float, *, inference_tokens: float | None = None, unique_tokens: float | None = None) -> Optimum:
+    """Model size and tokens of least loss for `flops` in all: ``6 N D``, and ``2 N inference_tokens`` for serving (Sardana et al. 2023).
 
-    Without inference: the closed form of Hoffmann et al. 2022, ``N = G (C/6)^(beta/(alpha+beta))``. With it (Sardana et al. 2023):
-    the best N under ``6 N D + 2 N inference_tokens = flops``.
+    In closed form for sums of powers in N and D, by a search for every other law in N and D (see `analysis.budget.split_budget`). A
+    published allocation answers N, D and their ratio, with no loss; its N and D need not give 6ND = C.
+
+    Parameters
+    ----------
+    unique_tokens : float, optional
+        U of a data-constrained law; the optimum's own D (one epoch) when not given.
 
     Raises
     ------
     UserError
-        When the law is not in N and D, or a number is not finite and above 0.
+        When the law is not in N and D, has no best split of this budget, or a number is not finite and above 0.
     """
-    _check(flops=flops, **({} if inference_tokens is None else {"inference_tokens": inference_tokens}))
-    _need_chinchilla(source)
+    _check(flops=flops, inference_tokens=inference_tokens, unique_tokens=unique_tokens)
+    if isinstance(source, AllocationPreset):
+        return _published_allocation(source, flops, inference_tokens, unique_tokens)
     served = inference_tokens or 0.0
-    n, d = _allocate(source.params, flops, served)
-    loss = source.law.predict(source.params, N=n, D=d)
-    bands = [(NAN, NAN)] * 3
-    if isinstance(source, Fit) and source.draws is not None:
-        draws = {name: source.draws[name].to_numpy() for name in source.law.parameters}
-        n_draws, d_draws = _allocate(draws, flops, served)
-        bands = [_band(v, source.ci_level) for v in (n_draws, d_draws, source.law.predict(draws, N=n_draws, D=d_draws))]
+    unique = _unique(source.law, unique_tokens)
+    best = _split(source, np.array([flops]), served, unique)
+    n, d = float(best.n[0]), float(best.d[0])
+    if not math.isfinite(n):
+        raise UserError(
+            f"law {source.law.name} has no best split of C = {flops:g}: its loss falls all the way to a model without data or data without"
+            " a model, or does not depend on the split; choose another law, such as chinchilla"
+        )
+    bands = {"params": best.n_band[0], "tokens": best.d_band[0], "tokens_per_param": best.ratio_band[0], "loss": best.loss_band[0]}
     return Optimum(
-        source=_name(source), law=source.law.name, n_column=source.n_column, flops=flops, params_opt=float(n), tokens_opt=float(d),
-        tokens_per_param=float(d / n), loss=float(loss), params_low=bands[0][0], params_high=bands[0][1], tokens_low=bands[1][0],
-        tokens_high=bands[1][1], loss_low=bands[2][0], loss_high=bands[2][1], ci_level=getattr(source, "ci_level", 0.95),
-        inference_tokens=served, extrapolation=extrapolation(source, params=float(n), tokens=float(d)),
+        source=_name(source), law=source.law.name, n_column=source.n_column, flops=flops, params_opt=n, tokens_opt=d,
+        tokens_per_param=d / n, loss=float(best.loss[0]), ci_level=_level(source), inference_tokens=served,
+        unique_tokens=_shown(source.law, unique, d), extrapolation=extrapolation(source, params=n, tokens=d),
+        **{f"{name}_{end}": float(bands[name][i]) for name in bands for i, end in enumerate(("low", "high"))},
     )  # fmt: skip
 
 
-def extrapolation(source: Fit | Preset, *, params: float, tokens: float) -> str:
+def extrapolation(source: Source, *, params: float, tokens: float) -> str:
     """Say how far outside the fitted runs a point lies, as factors of N, D and C = 6ND."""
     if not isinstance(source, Fit):
         return "published coefficients; the range of their runs is not recorded here"
@@ -145,166 +183,85 @@ def extrapolation(source: Fit | Preset, *, params: float, tokens: float) -> str:
     return "; ".join(parts) or "inside the data"
 
 
-def frontier(fit: Fit, *, per_decade: int = 8) -> Frame:
+def frontier(fit: Fit, *, per_decade: int = 8, unique_tokens: float | None = None) -> Frame:
     """Compute-optimal frontier from the cheapest fitted run to one decade beyond the dearest, and the critical points on it.
 
+    Parameters
+    ----------
+    unique_tokens : float, optional
+        U of a data-constrained law; D (one epoch) when not given.
+
     Returns
     -------
     DataFrame
-        As frontier.csv; empty for laws that are not in N and D. `point` is "grid" or the name of a critical point.
+        As frontier.csv; empty for laws that are not in N and D alone (and U). `point` is "grid" or the name of a critical point. Budgets
+        that the law cannot split (see `split_budget`) are left out.
     """
-    columns = (
-        "approach fit_id law n_column c_column flops params_opt tokens_opt tokens_per_param loss params_ci_low params_ci_high tokens_ci_low"
-        " tokens_ci_high loss_ci_low loss_ci_high ci_level gain_per_doubling gain_share beyond_data point"
-    ).split()
-    if {"N", "D"} - set(fit.law.variables):
-        return pd.DataFrame(columns=columns)
+    if not {"N", "D"} <= set(fit.law.variables) <= {"N", "D", "C", "U"}:
+        return pd.DataFrame(columns=FRONTIER_COLUMNS)
     compute = 6 * fit.frame["N"] * fit.frame["D"]
     low, high = float(compute.min()), float(compute.max())
-    points = [(flops, "grid") for flops in np.geomspace(low, 10 * high, max(2, math.ceil(per_decade * math.log10(10 * high / low)) + 1))]
-    points += [(point.flops, point.name) for point in critical_points(fit) if math.isfinite(point.flops)]
-    k, gamma = _frontier_law(fit.params)
-    rows = []
-    for flops, name in points:
-        best = compute_optimal(fit, float(flops))
-        gain = float(k * flops**-gamma * (1 - 2**-gamma))
-        rows.append(
-            ["parametric", fit.fit_id, fit.law.name, fit.n_column, "6ND", float(flops), best.params_opt, best.tokens_opt,
-             best.tokens_per_param, best.loss, best.params_low, best.params_high, best.tokens_low, best.tokens_high,
-             best.loss_low, best.loss_high, best.ci_level, gain, gain / best.loss, bool(flops > high * 1.001), name]
-        )  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    flops = list(np.geomspace(low, 10 * high, max(2, math.ceil(per_decade * math.log10(10 * high / low)) + 1)))
+    names = ["grid"] * len(flops)
+    for critical in critical_compute(fit, unique_tokens=unique_tokens):
+        if math.isfinite(critical.value):
+            flops.append(critical.value)
+            names.append(critical.name)
+    budgets = np.array(flops)
+    best = _split(fit, budgets, 0.0, unique_tokens)
+    n, d = split_budget(fit.law, fit.params, 2 * budgets, unique_tokens=unique_tokens)
+    gain = best.loss - fit.law.predict(fit.params, **point(n, d, unique_tokens))
+    rows = [
+        ["parametric", fit.fit_id, fit.law.name, fit.n_column, "6ND", float(budgets[i]), float(best.n[i]), float(best.d[i]),
+         float(best.ratio[i]), float(best.loss[i]), *best.n_band[i].tolist(), *best.d_band[i].tolist(), *best.loss_band[i].tolist(),
+         fit.ci_level, float(gain[i]), float(gain[i] / best.loss[i]), bool(budgets[i] > high * 1.001), names[i]]
+        for i in np.flatnonzero(np.isfinite(best.n))
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=FRONTIER_COLUMNS)
 
 
-def critical_points(fit: Fit, *, share: float = TAU) -> list[CriticalPoint]:
-    """Where the frontier's gain per doubling, ``(L - E)(1 - 2^-gamma)``, falls below a share of the loss.
-
-    The share is `share`, and, when there are repeats, the noise between seeds. On the frontier ``L = E + K C^-gamma``, so with
-    ``q = 1 - 2^-gamma`` the point is ``C = (K (q - share) / (share E))^(1/gamma)``.
-    """
-    if {"N", "D"} - set(fit.law.variables):
-        return []
-    shares = [(f"gain below {100 * share:g} % of the loss", share)]
-    if fit.noise.repeats:
-        noise = float(np.median(fit.frame["noise_sd"]))
-        shares.append((f"gain below the noise between seeds ({100 * noise:.2g} %)", noise))
-    top = float((6 * fit.frame["N"] * fit.frame["D"]).max())
-    found = []
-    for name, tau in shares:
-        flops = float(_critical(fit.params, tau))
-        low = high = without = NAN
-        if fit.draws is not None:
-            values = _critical({p: fit.draws[p].to_numpy() for p in fit.law.parameters}, tau)
-            without = float((~np.isfinite(values)).mean())
-            if without < 0.2:
-                low, high = _band(values[np.isfinite(values)], fit.ci_level)
-        k, gamma = _frontier_law(fit.params)
-        loss = float(fit.params["E"] + k * flops**-gamma) if math.isfinite(flops) else NAN
-        found.append(CriticalPoint(name, tau, flops, low, high, loss, bool(flops > top), without))
-    return found
+def _split(source: Fit | Preset, flops: np.ndarray, served: float, unique_tokens: float | None) -> _Split:
+    """Split budgets (k,) by the law, with intervals from the draws of a fit."""
+    law = source.law
+    params = sample(source) if isinstance(source, Fit) else {name: np.array([[value]]) for name, value in source.params.items()}
+    n, d = split_budget(law, params, flops, served=served, unique_tokens=unique_tokens)
+    found = (n, d, d / n, law.predict(params, **point(n, d, unique_tokens)))
+    bands = (np.array([band(column, _level(source)) for column in values[1:].T]) for values in found)
+    return _Split(*(values[0] for values in found), *bands)
 
 
-def returns(fit: Fit) -> Frame:
-    """Tell what each doubling of N, of D and of compute buys, across the data and one decade beyond.
-
-    N is doubled at the longest D, D at the largest N, C along the law's compute-optimal frontier (a law in C: along itself).
-
-    Returns
-    -------
-    DataFrame
-        As returns.csv; `beyond_data` marks doublings that end outside the data.
-    """
-    frame = fit.frame
-    n_top, d_top = float(frame["N"].max()), float(frame["D"].max())
-    draws = None if fit.draws is None else {p: fit.draws[p].to_numpy() for p in fit.law.parameters}
-    axes: dict[str, Column] = {name: frame[name] for name in ("N", "D") if name in fit.law.variables}
-    if "C" in fit.law.variables:
-        axes["C"] = frame["C"]
-    elif {"N", "D"} <= set(fit.law.variables):
-        axes["C"] = 6 * frame["N"] * frame["D"]
-    rows = []
-    for axis, column in axes.items():
-        low, high = float(column.min()), float(column.max())
-        held = {"N": f"D = {d_top:.6g}", "D": f"N = {n_top:.6g}", "C": "N and D compute-optimal, C = 6ND"}[axis]
-        if len(fit.law.variables) == 1:
-            held = fit.subset
-        # Doublings are counted down from the largest value in the data, so that none straddles its edge.
-        first = high / 2.0 ** math.ceil(math.log2(high / low) - 1e-9)
-        count = round(math.log2(high / first)) + math.ceil(math.log2(10))
-        for start in first * 2.0 ** np.arange(count):
-            ends = [_along(fit, fit.params, axis, value, n_top, d_top) for value in (start, 2 * start)]
-            gain = float(ends[0] - ends[1])
-            band = (NAN, NAN)
-            if draws is not None:
-                band = _band(
-                    _along(fit, draws, axis, start, n_top, d_top) - _along(fit, draws, axis, 2 * start, n_top, d_top), fit.ci_level
-                )
-            rows.append(
-                [fit.fit_id, fit.law.name, fit.n_column, axis, float(start), float(2 * start), float(ends[0]), float(ends[1]), gain, gain,
-                 band[0], band[1], gain / float(ends[0]), fit.ci_level, bool(2 * start > high * 1.001), held]
-            )  # fmt: skip
-    columns = "fit_id law n_column axis from to loss_from loss_to gain gain_per_doubling gain_per_doubling_ci_low gain_per_doubling_ci_high"
-    return pd.DataFrame(rows, columns=[*columns.split(), "gain_share", "ci_level", "beyond_data", "held"])
+def _published_allocation(source: AllocationPreset, flops: float, inference_tokens: float | None, unique_tokens: float | None) -> Optimum:
+    if inference_tokens is not None or unique_tokens is not None:
+        raise UserError(f"{source.name} is a published allocation of training compute; leave inference and unique tokens out")
+    n = source.params_at * (flops / source.flops) ** source.a
+    d = source.tokens_at * (flops / source.flops) ** source.b
+    return Optimum(
+        source=source.name, law="allocation", n_column=source.n_column, flops=flops, params_opt=n, tokens_opt=d, tokens_per_param=d / n,
+        loss=NAN, params_low=NAN, params_high=NAN, tokens_low=NAN, tokens_high=NAN, tokens_per_param_low=NAN, tokens_per_param_high=NAN,
+        loss_low=NAN, loss_high=NAN, ci_level=NAN, inference_tokens=0.0, unique_tokens=NAN,
+        extrapolation=f"published optimum at {source.flops:.3g} FLOPs, C x{flops / source.flops:.3g} of it; no law of the loss",
+    )  # fmt: skip
 
 
-def _along(fit: Fit, params: Mapping[str, Any], axis: str, value: float, n_top: float, d_top: float) -> np.ndarray:
-    if axis == "C" and "C" not in fit.law.variables:
-        n, d = _allocate(params, value, 0.0)
-        return fit.law.predict(params, N=n, D=d)
-    return fit.law.predict(params, **{"N": n_top, "D": d_top, axis: value})
+def _unique(law: Law, unique_tokens: float | None) -> float | None:
+    if unique_tokens is not None and "U" not in law.variables:
+        raise UserError(f"law {law.name} has no U; unique tokens only matter to a data-constrained law, such as muennighoff")
+    return unique_tokens
 
 
-def _allocate(params: Mapping[str, Any], flops: float, served: float) -> tuple[np.ndarray, np.ndarray]:
-    """N and D of least loss under 6ND + 2N served = flops; works on draws."""
-    a, b, alpha, beta = (np.asarray(params[name], dtype=np.float64) for name in ("A", "B", "alpha", "beta"))
-    log_n = (np.log(alpha * a) - np.log(beta * b) + beta * np.log(flops / 6)) / (alpha + beta)
-    if served == 0:
-        return np.exp(log_n), flops / 6 / np.exp(log_n)
-    # In log N the loss is convex under the budget; bisect its derivative between 0 and the N that serving alone would use up.
-    top = np.log(flops / (2 * served)) + np.zeros_like(log_n)
-    low, high = np.minimum(log_n, top) - 60.0, top - 1e-12
-    for _ in range(200):
-        middle = (low + high) / 2
-        n = np.exp(middle)
-        d = np.maximum((flops - 2 * n * served) / (6 * n), 1e-300)
-        slope = -alpha * a * n**-alpha + beta * b * np.exp(-(beta + 1) * np.log(d)) * flops / (6 * n)
-        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
-    n = np.exp((low + high) / 2)
-    return n, (flops - 2 * n * served) / (6 * n)
-
-
-def _frontier_law(params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """K and gamma of ``L = E + K C^-gamma`` on the frontier."""
-    a, b, alpha, beta = (np.asarray(params[name], dtype=np.float64) for name in ("A", "B", "alpha", "beta"))
-    n, d = _allocate(params, 6.0, 0.0)
-    gamma = alpha * beta / (alpha + beta)
-    return (a * n**-alpha + b * d**-beta) * 6.0**gamma, gamma
-
-
-def _critical(params: Mapping[str, Any], tau: float) -> np.ndarray:
-    k, gamma = _frontier_law(params)
-    q, e = 1 - 2.0**-gamma, np.asarray(params["E"], dtype=np.float64)
-    with np.errstate(all="ignore"):
-        value = np.exp((np.log(k) + np.log(q - tau) - np.log(tau * e)) / gamma)
-    return np.where((q > tau) & (value < 1e60), value, np.nan)
-
-
-def _band(values: np.ndarray, level: float) -> tuple[float, float]:
-    tail = 50 * (1 - level)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+def _shown(law: Law, unique_tokens: float | None, tokens: float) -> float:
+    return NAN if "U" not in law.variables else tokens if unique_tokens is None else unique_tokens
 
 
 def _name(source: Fit | Preset) -> str:
     return source.fit_id if isinstance(source, Fit) else source.name
 
 
-def _need_chinchilla(source: Fit | Preset) -> None:
-    if {"N", "D"} - set(source.law.variables):
-        raise UserError(f"optimal: law {source.law.name} is not in N and D; fit chinchilla")
+def _level(source: Fit | Preset) -> float:
+    return source.ci_level if isinstance(source, Fit) else 0.95
 
 
-def _check(**values: float) -> None:
+def _check(**values: float | None) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"{name} = {value:g} is not allowed; it must be finite and above 0")

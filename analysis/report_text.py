@@ -6,6 +6,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
+from analysis.critical import DEAREST
+
 if TYPE_CHECKING:
     from analysis.fitting import Fit
     from analysis.tables import Analysis
@@ -22,18 +24,7 @@ def summary(analysis: Analysis) -> str:
     ]
     for fit in sorted(analysis.fits, key=lambda f: len(f.law.variables)):
         lines += ["", *_law(fit)]
-    for point in analysis.critical:
-        lines.append("")
-        if math.isfinite(point.flops):
-            band = (
-                f" [{point.ci_low:.2g}, {point.ci_high:.2g}]"
-                if math.isfinite(point.ci_low)
-                else " (no interval: many draws never reach it)"
-            )
-            where = "beyond the data: an extrapolation" if point.beyond_data else "inside the data"
-            lines.append(f"{point.name} from C = 6ND = {point.flops:.2e}{band} FLOPs on, {where}")
-        else:
-            lines.append(f"{point.name}: not reached on this law's frontier, or below it from the start")
+    lines += _critical(analysis)
     lines += _forecasts(analysis)
     if analysis.notes or analysis.warnings:
         lines.append("")
@@ -62,6 +53,27 @@ def _law(fit: Fit) -> list[str]:
         f" dearer runs predicted from cheaper ones within {cv} (mean)"
     )
     lines.append(f"- status {fit.status}; {100 * fit.starts_agree:.0f} % of {fit.starts} starts agree; condition {fit.condition:.1e}")
+    return lines
+
+
+def _critical(analysis: Analysis) -> list[str]:
+    """One line a critical point."""
+    lines = [""] if analysis.critical else []
+    for point in analysis.critical:
+        left = f"(L - E)/L = {100 * point.reducible_left:.2g} %" if math.isfinite(point.reducible_left) else "no floor in this law"
+        quantity = {"N": "N = {:.2e}", "D": "D = {:.2e} tokens", "C": "C = {:.2e} FLOPs"}[point.axis].format(point.value)
+        band = f" [{point.ci_low:.2g}, {point.ci_high:.2g}]" if math.isfinite(point.ci_low) else ""
+        where = "beyond the data: an extrapolation" if point.beyond_data else "inside the data"
+        if point.name == DEAREST:
+            lines.append(f"{point.name}: {left}")
+        elif not math.isfinite(point.value):
+            lines.append(f"{point.name}: along {point.axis} ({point.held}) not reached on this law, or passed from the start")
+        elif math.isfinite(point.share):
+            lines.append(f"{point.name} from {quantity}{band} on ({point.held}), {where}")
+        else:
+            lines.append(f"{point.name}: {quantity}{band} ({point.held}), {where}")
+        if math.isfinite(point.draws_without) and point.draws_without > 0:
+            lines[-1] += f"; {100 * point.draws_without:.2g} % of the draws have no such point"
     return lines
 
 

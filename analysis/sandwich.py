@@ -29,7 +29,10 @@ def covariance(fit: Fit) -> tuple[Array, float, str]:
     solution = fit.solution
     problem, theta, delta = solution.problem, solution.theta, solution.stages[-1]
     r = residuals(problem, theta[None])[0]
-    jac = problem.model.jacobian(theta) * (problem.scale * (np.exp(problem.model.log_loss(theta[None])[0]) if problem.linear else 1.0))[:, None]
+    jac = (
+        problem.model.jacobian(theta)
+        * (problem.scale * (np.exp(problem.model.log_loss(theta[None])[0]) if problem.linear else 1.0))[:, None]
+    )
     above = np.where(r > 0, problem.above, 1.0)
     score = np.clip(r, -delta, delta) * above
     inside = np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300)) * above if np.isfinite(delta) else above

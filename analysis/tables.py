@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.critical import CriticalPoint, critical_points
 from analysis.errors import UserError
 from analysis.files import write_table
 from analysis.fitting import Fit, fit
 from analysis.forecast import read_forecasts, score
 from analysis.frames import Frame
 from analysis.laws import get_law
-from analysis.optimal import CriticalPoint, critical_points, extrapolation, frontier, returns
+from analysis.optimal import extrapolation, frontier
+from analysis.returns import returns
 from analysis.runs import Runs, read_runs
 from analysis.uncertainty import bootstrap as add_draws
 

@@ -9,11 +9,8 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.fitting import Fit
-from analysis.frames import Frame
-from analysis.noise import NoiseModel, cell_columns, estimate_noise
+from analysis.noise import EFFECTS, simulate_noise, split_noise
 from analysis.search import resolve
-
-__all__ = ["FEW_TRUNKS", "NoiseModel", "bootstrap", "estimate_noise", "simulate_noise"]
 
 FEW_TRUNKS = 12
 
@@ -50,11 +47,9 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
     if method not in ("auto", "parametric", "pairs"):
         raise UserError(f"bootstrap method {method!r} is unknown; allowed: auto, parametric, pairs")
     if method == "auto":
-        seeds = fit.frame["seed_data"].astype(str)
-        shared = bool((seeds != "").all()) and seeds.nunique() < min(FEW_TRUNKS, fit.n_trunks) and fit.noise.repeats > 0
-        method = "parametric" if fit.n_trunks < FEW_TRUNKS or shared else "pairs"
+        method = "pairs" if fit.n_trunks >= FEW_TRUNKS and not _shares_data(fit) else "parametric"
     generator = np.random.default_rng(seed)
-    solution, frame = fit.solution, fit.frame
+    solution, frame, noise = fit.solution, fit.frame, fit.noise
     problem, weights = solution.problem, None
     if method == "pairs":
         trunk = pd.factorize(frame["trunk_id"], sort=True)[0]
@@ -62,32 +57,22 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
         weights = counts[:, trunk].astype(np.float64)
         words = f"pairs bootstrap of whole trunks ({fit.n_trunks})"
     else:
+        models = split_noise(noise, frame, fit.residuals, problem.model.jacobian(solution.theta))
+        noise = models[0][1]
         law = problem.model.log_loss(solution.theta[None])
-        problem = replace(problem, y=law + simulate_noise(fit.noise, frame, draws=draws, generator=generator))
-        trunk_share, chunk_share, branch_share = fit.noise.shares
+        problem = replace(problem, y=law + simulate_noise(models, frame, draws=draws, generator=generator))
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in zip(EFFECTS, noise.shares, strict=False))
         words = (
-            f"parametric bootstrap, {fit.n_trunks} trunks; noise from {fit.noise.source};"
-            f" variance shares trunk {trunk_share:.2f}, data seed x D {chunk_share:.2f}, branch {branch_share:.2f};"
-            f" misfit {100 * fit.noise.misfit_sd:.2g} %"
+            f"parametric bootstrap, {fit.n_trunks} trunks; noise from {noise.source}; variance shares {shares};"
+            f" misfit {100 * noise.misfit_sd:.2g} %"
         )
     theta, _ = resolve(solution, problem, np.tile(solution.theta, (draws, 1)), weights)
     table = pd.DataFrame(solution.problem.model.decode(theta))
     head = fit.method.rsplit("; ", 1)[0]
-    return replace(fit, draws=table, method=f"{head}; {words}; {draws} draws, percentiles, conditional on the law")
+    return replace(fit, draws=table, noise=noise, method=f"{head}; {words}; {draws} draws, percentiles, conditional on the law")
 
 
-def simulate_noise(noise: NoiseModel, frame: Frame, *, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """Relative noise of the runs of `frame`: (draws, n), with every effect shared as the runs share trunk, data seed and cell."""
-    n, d = frame["N"].to_numpy(), frame["D"].to_numpy()
-    seeds = frame["seed_data"].astype(str)
-    chunk = seeds + "@" + frame["D"].astype(str) if (seeds != "").all() else frame["run_id"].astype(str)
-    labels = (frame["trunk_id"].astype(str), chunk, pd.Series(np.arange(len(frame)).astype(str)))
-    standard = np.zeros((draws, len(frame)))
-    for share, label, degrees in zip(noise.shares, labels, noise.degrees, strict=True):
-        index, levels = pd.factorize(label, sort=True)
-        width = np.sqrt(degrees / generator.chisquare(degrees, size=(draws, 1)))
-        standard += width * np.sqrt(share) * generator.standard_normal((draws, len(levels)))[:, index]
-    cell = frame.groupby(cell_columns(frame), sort=True).ngroup().to_numpy()
-    cells = np.arange(cell.max() + 1)
-    misfit = noise.misfit_sd * generator.standard_normal((draws, len(cells)))[:, cell]
-    return standard * noise.noise_sd(n, d) + misfit
+def _shares_data(fit: Fit) -> bool:
+    """Whether trunks saw the same few data orders: noise that all of them share, which resampling trunks cannot see."""
+    seeds = fit.frame["seed_data"].astype(str)
+    return bool((seeds != "").all()) and seeds.nunique() < min(FEW_TRUNKS, fit.n_trunks) and fit.n_trunks < len(seeds)
