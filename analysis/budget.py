@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.expression import Jet
-from analysis.laws import VARIABLES, Law
+from analysis.laws import LAWS, VARIABLES, Law
 from analysis.powers import power_sum
 from analysis.roots import ridders
 
@@ -36,8 +36,9 @@ def power_terms(law: Law, params: Mapping[str, Any]) -> tuple[Array, dict[str, t
     return floor, {v: (coefficients[i], exponents[exponent_of[i]]) for i, v in enumerate(variables)}
 
 
-def frontier_power(law: Law, params: Mapping[str, Any]) -> tuple[Array, Array, Array] | None:
+def frontier_power(law: Law, params: Mapping[str, Any], unique_tokens: float | None = None) -> tuple[Array, Array, Array] | None:
     """E, K and gamma of ``L = E + K C^-gamma`` along the compute-optimal frontier; None where the law is no sum of powers in N and D."""
+    law = _at_optimum(law, unique_tokens)
     terms = power_terms(law, params)
     if terms is None or set(terms[1]) != {"N", "D"}:
         return None
@@ -109,6 +110,7 @@ def split_budget(
         When the law is not in N and D, or needs a column besides.
     """
     need_n_and_d(law)
+    law = _at_optimum(law, unique_tokens)
     terms = power_terms(law, params)
     if terms is not None and served == 0:
         return _closed_form(terms[1], np.asarray(flops, dtype=np.float64))
@@ -118,6 +120,11 @@ def split_budget(
     log_ratio = np.concatenate([_best_ratio(law, part, served, unique_tokens) for part in parts]) if parts else np.empty(0)
     n, d, _ = _at_ratio(log_ratio.reshape(shape), arrays[0], served)
     return n, d
+
+
+def _at_optimum(law: Law, unique_tokens: float | None) -> Law:
+    """Return the law that has the same optimum: at one epoch, N not above the optimum, the data-constrained law is Chinchilla."""
+    return LAWS["chinchilla"] if law.name == "muennighoff" and unique_tokens is None else law
 
 
 def _closed_form(terms: Mapping[str, tuple[Array, Array]], flops: Array) -> tuple[Array, Array]:

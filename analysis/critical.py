@@ -26,7 +26,7 @@ FARTHEST = 1e60  # beyond it a critical point is called never reached
 BELOW, ABOVE, STRIDE = 20, 60, 4  # the search, in doublings: below the cheapest run, above the dearest, and between its points
 KNEE = "equal-marginal knee: a doubling of N buys what a doubling of D buys"
 DEAREST = "reducible loss left at the dearest run"
-COLUMNS = ("fit_id law axis name share value ci_low ci_high ci_level loss reducible_left beyond_data held draws_without").split()
+COLUMNS = "fit_id law axis name share value ci_low ci_high ci_level loss reducible_left beyond_data held draws_without".split()
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _thresholds(fit: Fit, params: dict[str, Array], axis: Axis, share: float, un
     if fit.noise.repeats:
         noise = float(np.median(fit.frame["noise_sd"]))
         shares.append((f"gain below the noise between seeds ({100 * noise:.2g} %)", noise))
-    power = power_along(fit.law, params, axis)
+    power = power_along(fit.law, params, axis, unique_tokens)
     if power is not None:
         solve: Callable[[float], Array] = partial(_closed_form, *(np.asarray(v)[:, 0] for v in np.broadcast_arrays(*power)))
     else:
@@ -195,8 +195,10 @@ def _search(loss: Callable[[Array], Array], axis: Axis) -> Callable[[float], Arr
     here, there = loss(np.exp(grid)[None]), loss(2 * np.exp(grid)[None])
 
     def solve(share: float) -> Array:
+        with np.errstate(invalid="ignore"):
+            values = (1 - share) * here - there
         excess = lambda log_x: (1 - share) * loss(np.exp(log_x)) - loss(2 * np.exp(log_x))  # noqa: E731
-        return np.exp(falling_root(excess, grid, (1 - share) * here - there, BELOW // STRIDE))
+        return np.exp(falling_root(excess, grid, values, BELOW // STRIDE))
 
     return solve
 

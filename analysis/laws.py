@@ -79,7 +79,7 @@ class Law:
         loss = np.log(frame["loss"].to_numpy(dtype=np.float64))
         return PowerSum(logs - logs.mean(axis=0), logs.mean(axis=0), float(loss.min()), float(loss.max()), form[2], self.parameters)
 
-    def predict(self, params: Mapping[str, Any], **variables: Any) -> np.ndarray:
+    def predict(self, params: Mapping[str, Any], /, **variables: Any) -> np.ndarray:
         """Loss at the given N, D, C, U or columns, nats per token.
 
         Parameters

@@ -118,7 +118,7 @@ def derivatives(
     value = (quadratic * (a - 0.5 * quadratic) * weight).sum(axis=1)
     slope = (np.clip(r, -delta, delta) if bounded else r) * weight * inner
     square = inner * inner * weight
-    metric = square * (quadratic / np.maximum(a, 1e-300)) if bounded else square + np.zeros_like(r)
+    metric = square * (np.maximum(quadratic, 1e-300) / np.maximum(a, 1e-300)) if bounded else square + np.zeros_like(r)
     if exact:
         curve = square * (a <= delta) if bounded else square + np.zeros_like(r)
         if problem.linear:

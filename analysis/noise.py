@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
+from scipy.stats import beta, norm, qmc
 
 from analysis.frames import Frame
 
 Array = np.ndarray
 #: Prior of the slopes of log sd in log N and log D (sd a unit of log): noise rarely changes faster than its own square root.
 SLOPE_PRIOR = 0.4
+SLOPE_PRIOR_D = 0.2
 #: Centre of the prior of the slope in log N: noise falls with size (from 1 % to .1 % over a factor of 30 in N in our own sweeps).
 SLOPE_CENTRE = -0.25
-SLOPES = np.arange(-1.0, 0.41, 0.2)  # of log sd in log N: the mixture that draws come from
-#: Prior of each log variance component (sd in log), about a third of the variance each: a handful of trunks cannot tell them apart.
-COMPONENT_PRIOR = 1.5
-MISFIT_PRIOR = (-2.0, 2.0)
+SAMPLES = 1024  # points of the posterior of the noise
+MISFIT_PRIOR = (-4.0, 2.0)  # of log misfit variance over that of the noise: centre and sd
 LARGEST = 160  # runs; beyond it the components are read off a systematic subset
 SD_FLOOR = 1e-5
 EFFECTS = ("trunk", "data seed x D", "branch", "misfit")
@@ -36,8 +36,6 @@ class NoiseModel:
         Scatter of the cells' means about the law beyond that noise (relative; 0 where the noise explains the residuals).
     shares : tuple of float
         Shares of the variance of trunk, (data seed x D) and branch effects; they sum to 1. Equal until `split_noise` has looked.
-    log_variance, covariance : (4,), (4, 4)
-        Posterior mode and covariance of the log variances of the four `EFFECTS`, in units of noise_sd^2 (misfit: of its median).
     repeats : int
         Cells that were run more than once.
     source : str
@@ -55,8 +53,6 @@ class NoiseModel:
     repeats: int
     source: str
     shares: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
-    log_variance: tuple[float, ...] = (-1.1, -1.1, -1.1, -50.0)
-    covariance: Array | None = None
 
     def noise_sd(self, n: Array, d: Array) -> Array:
         """Relative sd between seeds of a run with N parameters and D tokens (outside the data: that of the nearest data)."""
@@ -96,6 +92,9 @@ def estimate_noise(frame: Frame) -> NoiseModel | None:
     if not len(cells):
         return None
     degrees = cells["k"].to_numpy(dtype=np.float64) - 1
+    # Runs of one trunk move together: their contrasts say less of the slopes than as many independent ones.
+    independent = repeated["trunk_id"].nunique() - repeated["N"].nunique()
+    degrees *= np.clip(independent / degrees.sum(), 0.05, 1.0)
     return _sd_model(frame, cells["log_n"].to_numpy(), cells["log_d"].to_numpy(), cells["v"].to_numpy(), degrees,
                      repeats=len(cells), source=f"{len(cells)} cells with repeats")  # fmt: skip
 
@@ -103,7 +102,7 @@ def estimate_noise(frame: Frame) -> NoiseModel | None:
 def residual_noise(frame: Frame, left: Array, p: int) -> NoiseModel:
     """Noise model without repeats: the residuals of a fit with p parameters, as a function of N and D; it includes the law's misfit.
 
-    A few outliers count as 3 robust sd.
+    A few outliers count as 4 robust sd.
     """
     limit = 3 * 1.4826 * np.median(np.abs(left)) * np.sqrt(len(left) / max(len(left) - p, 1))
     clipped = np.clip(left, -limit, limit) if limit > 0 else left
@@ -124,11 +123,14 @@ def _sd_model(frame: Frame, log_n: Array, log_d: Array, variance: Array, degrees
     def objective(c: Array) -> tuple[float, Array]:
         log_variance = 2 * design @ c
         ratio = variance * np.exp(-log_variance)
-        value = 0.5 * (degrees * (log_variance + ratio)).sum() + 0.5 * (c[1:] ** 2).sum() / SLOPE_PRIOR**2
-        return float(value), design.T @ (degrees * (1 - ratio)) + np.array([0.0, *c[1:]]) / SLOPE_PRIOR**2
+        away = (c - prior) / spread
+        return float(0.5 * (degrees * (log_variance + ratio)).sum() + 0.5 * (away**2).sum()), design.T @ (
+            degrees * (1 - ratio)
+        ) + away / spread
 
     bounds = [(start - 5, start + 3), (-2, 2), (-2, 2)]
-    log_sd, slope_n, slope_d = minimize(objective, np.array([start, 0.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds).x * has
+    prior, spread = np.array([start, SLOPE_CENTRE, 0.0]), np.array([1e3, SLOPE_PRIOR, SLOPE_PRIOR_D])
+    log_sd, slope_n, slope_d = minimize(objective, prior, jac=True, method="L-BFGS-B", bounds=bounds).x * has
     return NoiseModel(
         log_sd=float(log_sd), slope_n=float(slope_n), slope_d=float(slope_d), log_n=mean_n, log_d=mean_d,
         range_n=(float(np.log(frame["N"].min())), float(np.log(frame["N"].max()))),
@@ -149,13 +151,37 @@ def effect_labels(frame: Frame) -> list[Array]:
     return [pd.factorize(frame["trunk_id"].astype(str), sort=True)[0], chunk, own, cell]
 
 
-def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -> list[tuple[float, NoiseModel]]:
-    """Split the noise into its effects by restricted maximum likelihood on what the law cannot follow.
+@dataclass(frozen=True)
+class NoisePosterior:
+    """What the runs say of their noise: S weighted points of the space of variances.
 
-    Residuals are taken out of the span of the law's derivatives (so that a trunk effect that the fit has absorbed is not counted as absent),
-    and the variances of the effects follow from how runs that share a trunk, a data chunk or a cell move together; a weak prior holds what the
-    runs cannot tell. Effects that no two runs share are one with the branch's. How the noise falls with N is not taken as known: there is
-    one model for each slope, with its posterior probability.
+    Attributes
+    ----------
+    probability : (S,)
+    variance : (S, 4)
+        Of the four `EFFECTS`, in units of the squared sd at the middle of the data.
+    slope : (S,)
+        Of log sd in log N.
+    degrees : int
+        Of the chi-square that the overall variance follows.
+    model : NoiseModel
+        The posterior mean, for what wants one number.
+    """
+
+    probability: Array
+    variance: Array
+    slope: Array
+    degrees: int
+    model: NoiseModel
+
+
+def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -> NoisePosterior:
+    """Split the noise into its effects by the restricted likelihood of what the law cannot follow.
+
+    The law's derivatives are projected out (so that a trunk effect that the fit has absorbed is not counted as absent); the variances of the
+    effects follow from how runs that share a trunk, a data chunk or a cell move together. Shares of trunk, data and branch are
+    Dirichlet(1/2) a priori, the slope of log sd in log N normal, the overall variance Jeffreys (and integrated out in closed form); the posterior is that of
+    a low-discrepancy sample of this prior, weighted by likelihood. Effects that no two runs share are one with the branch's.
 
     Parameters
     ----------
@@ -163,95 +189,87 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
         trunk_id, seed_data, N, D of the fitted runs.
     left : (n,) residuals in log loss.
     jacobian : (n, p) derivatives of log loss in the law's parameters.
-
-    Returns
-    -------
-    list of (probability, NoiseModel), the most probable first
     """
-    sd = model.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())
-    e = left / sd
-    limit = 3 * 1.4826 * np.median(np.abs(e - np.median(e)))
-    left = sd * np.clip(e, -limit, limit) if limit > 0 else left
+    middle = model.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())
+    e = left / middle
+    limit = 4 * 1.4826 * np.median(np.abs(e - np.median(e)))
+    left = middle * np.clip(e, -limit, limit) if limit > 0 else left
     step = -(-len(frame) // LARGEST)
-    frame, left, jacobian = frame.iloc[::step], left[::step], jacobian[::step]
+    frame, left, jacobian, middle = frame.iloc[::step], left[::step], jacobian[::step], middle[::step]
     labels = effect_labels(frame)
-    shared = [len(np.unique(label)) < len(label) for label in labels[:2]]
-    active = [i for i, used in enumerate((*shared, True, model.repeats > 0)) if used]
-    mean = np.array([MISFIT_PRIOR[0] if i == 3 else -np.log(sum(shared) + 1) for i in active])
-    spread = np.array([MISFIT_PRIOR[1] if i == 3 else COMPONENT_PRIOR for i in active])
-    found, start = [], mean
-    for slope in SLOPES if frame["N"].nunique() > 2 else [model.slope_n]:
-        bent = replace(model, slope_n=float(slope))
-        sd = bent.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())
-        sd = sd * np.exp(np.log(model.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())).mean() - np.log(sd).mean())
-        q, r = np.linalg.qr(jacobian / sd[:, None], mode="complete")
-        basis = q[:, jacobian.shape[1] :]
-        relative = np.median(sd) / sd
-        same = [(labels[i][:, None] == labels[i][None, :]) * (np.outer(relative, relative) if i == 3 else 1.0) for i in active]
-        start, covariance, value = _components(basis.T @ (left / sd), [basis.T @ m @ basis for m in same], start, mean, spread)
-        value += np.log(sd).sum() + np.log(np.abs(np.diag(r)) + 1e-300).sum() + 0.5 * ((slope - SLOPE_CENTRE) / SLOPE_PRIOR) ** 2
-        scale = float(np.log(sd / bent.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())).mean())
-        found.append((value, _with_components(bent, start, covariance, active, float(np.median(sd)), scale)))
-    odds = np.exp(min(value for value, _ in found) - np.array([value for value, _ in found]))
-    order = np.argsort(-odds, kind="stable")
-    return [(float(odds[i] / odds.sum()), found[i][1]) for i in order]
+    alone = [len(np.unique(label)) == len(label) for label in labels[:2]]
+    variance, slope = _prior_sample(alone, misfit=model.repeats > 0, bend=frame["N"].nunique() > 2, slope=model.slope_n)
+    log_n = np.log(frame["N"].to_numpy(dtype=np.float64))
+    log_d = np.clip(np.log(frame["D"].to_numpy(dtype=np.float64)), *model.range_d) - model.log_d
+    level = np.exp(model.slope_d * log_d)
+    same = [(label[:, None] == label[None, :]).astype(np.float64) for label in labels]
+    degrees = len(left) - jacobian.shape[1]
+    quadratic, log_weight = np.empty(len(slope)), np.empty(len(slope))
+    batch = max(1, 4_000_000 // len(left) ** 2)
+    for first in range(0, len(slope), batch):
+        part = slice(first, first + batch)
+        sd = level * np.exp(slope[part, None] * (log_n - log_n.mean()))
+        noise = sum(variance[part, i, None, None] * same[i] for i in range(3)) * sd[:, :, None] * sd[:, None, :]
+        noise += variance[part, 3, None, None] * same[3] + 1e-10 * np.eye(len(left))
+        columns = np.concatenate([left[:, None] / middle.mean(), jacobian], axis=1)
+        solved = np.linalg.solve(noise, np.broadcast_to(columns, (len(noise), *columns.shape)))
+        gram = columns.T @ solved
+        cross = np.linalg.solve(gram[:, 1:, 1:], gram[:, 1:, :1])
+        quadratic[part] = gram[:, 0, 0] - (gram[:, :1, 1:] @ cross)[:, 0, 0]
+        log_weight[part] = -0.5 * (np.linalg.slogdet(noise)[1] + np.linalg.slogdet(gram[:, 1:, 1:])[1])
+    quadratic = np.maximum(quadratic, 1e-300)
+    log_weight -= 0.5 * degrees * np.log(quadratic)
+    weight = np.exp(log_weight - log_weight.max())
+    probability = weight / weight.sum()
+    # In units of relative variance: the scale that the closed form integrates over is put back, at its posterior mean.
+    variance = variance * (quadratic / degrees * middle.mean() ** 2)[:, None]
+    return NoisePosterior(probability, variance, slope, degrees, _mean_model(model, probability, variance, slope, float(log_n.mean())))
 
 
-def _with_components(model: NoiseModel, mode: Array, covariance: Array, active: list[int], middle: float, scale: float) -> NoiseModel:
-    """Write variances of effects into a model whose sd is `scale` (in log) too small, so that its shares sum to 1."""
-    log_variance, full = np.full(4, -50.0), np.zeros((4, 4))
-    log_variance[active], full[np.ix_(active, active)] = mode, covariance
-    variance = np.exp(log_variance)
-    total = float(variance[:3].sum())
-    trunk, chunk, branch = (float(v / total) for v in variance[:3])
+def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) -> tuple[Array, Array]:
+    """Low-discrepancy sample of the prior: variances (S, 4) with noise summing to 1, slopes (S,)."""
+    u = qmc.Sobol(4, scramble=False).random(SAMPLES)
+    u = np.clip((u + 0.5 / SAMPLES) % 1.0, 1e-4, 1 - 1e-4)
+    first, second = beta.ppf(u[:, 0], 0.5, 1.0), beta.ppf(u[:, 1], 0.5, 0.5)  # Dirichlet(1/2, 1/2, 1/2)
+    shares = np.stack([first, (1 - first) * second, (1 - first) * (1 - second)], axis=1)
+    if any(alone):
+        kept = [i for i in range(2) if not alone[i]]
+        shares = np.zeros_like(shares)
+        for i in kept:
+            shares[:, i] = beta.ppf(u[:, 0], 0.5, 0.5)
+        shares[:, 2] = 1 - shares.sum(axis=1)
+    cell = np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * norm.ppf(u[:, 3])) if misfit else np.zeros(SAMPLES)
+    slopes = SLOPE_CENTRE + SLOPE_PRIOR * norm.ppf(u[:, 2]) if bend else np.full(SAMPLES, slope)
+    return np.concatenate([shares, cell[:, None]], axis=1), slopes
+
+
+def _mean_model(model: NoiseModel, probability: Array, variance: Array, slope: Array, log_n: float) -> NoiseModel:
+    """One noise model: posterior means of the slope, of the log variance and of the shares."""
+    total = variance[:, :3].sum(axis=1)
+    trunk, chunk, branch = (float(v) for v in probability @ (variance[:, :3] / total[:, None]))
+    misfit = float(np.exp(0.5 * (probability @ np.log(variance[:, 3])))) if variance[:, 3].all() else 0.0
     return replace(
-        model, log_sd=model.log_sd + scale + 0.5 * float(np.log(total)), shares=(trunk, chunk, branch),
-        log_variance=tuple(float(v) for v in log_variance - np.log(total)), covariance=full,
-        misfit_sd=float(np.sqrt(variance[3])) * middle if 3 in active else 0.0,
+        model, log_n=log_n, log_sd=0.5 * float(probability @ np.log(total)), slope_n=float(probability @ slope),
+        shares=(trunk, chunk, branch), misfit_sd=misfit,
     )  # fmt: skip
 
 
-def _components(z: Array, matrices: list[Array], start: Array, mean: Array, spread: Array) -> tuple[Array, Array, float]:
-    """Posterior mode and covariance of log variances, and minus its log density: Gaussian z (m,), normal priors; Fisher scoring."""
-    log_variance = start.copy()
-    value = np.inf
-    for _ in range(40):
-        covariance = sum(np.exp(v) * matrix for v, matrix in zip(log_variance, matrices, strict=True)) + 1e-9 * np.eye(len(z))
-        inverse = np.linalg.inv(covariance)
-        solved = inverse @ z
-        parts = [np.exp(v) * (inverse @ matrix) for v, matrix in zip(log_variance, matrices, strict=True)]
-        quadratic = [np.exp(v) * float(solved @ matrix @ solved) for v, matrix in zip(log_variance, matrices, strict=True)]
-        gradient = np.array([0.5 * (np.trace(part) - q) for part, q in zip(parts, quadratic, strict=True)])
-        gradient += (log_variance - mean) / spread**2
-        information = np.array([[0.5 * float((a * b.T).sum()) for b in parts] for a in parts]) + np.diag(1 / spread**2)
-        new = 0.5 * (np.linalg.slogdet(covariance)[1] + z @ solved) + 0.5 * (((log_variance - mean) / spread) ** 2).sum()
-        move = np.clip(-np.linalg.solve(information, gradient), -1.5, 1.5)
-        if np.abs(move).max() < 1e-2 or abs(value - new) < 1e-4:
-            break
-        value = new
-        log_variance = np.clip(log_variance + move, -12.0, 8.0)
-    return log_variance, np.linalg.inv(information), float(new - 0.5 * np.linalg.slogdet(np.linalg.inv(information))[1])
-
-
-def simulate_noise(models: list[tuple[float, NoiseModel]], frame: Frame, *, draws: int, generator: np.random.Generator) -> Array:
+def simulate_noise(noise: NoisePosterior, frame: Frame, *, draws: int, generator: np.random.Generator) -> Array:
     """Relative noise of the runs of `frame`: (draws, n), with every effect shared as the runs share trunk, data seed and cell.
 
-    Every draw has a model and variances of its own, from their posterior: few trunks give wider intervals, as Student's t does.
+    Every draw has variances and a slope of its own, from their posterior: few trunks give wider intervals, as Student's t does.
     """
-    counts = generator.multinomial(draws, [probability for probability, _ in models])
-    labels = effect_labels(frame)
-    parts = [_simulate(model, frame, labels, int(count), generator) for count, (_, model) in zip(counts, models, strict=True) if count]
-    return np.concatenate(parts)
-
-
-def _simulate(noise: NoiseModel, frame: Frame, labels: list[Array], draws: int, generator: np.random.Generator) -> Array:
-    sd = noise.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())
-    covariance = np.zeros((4, 4)) if noise.covariance is None else noise.covariance
-    mode = np.array(noise.log_variance)
-    logs = generator.multivariate_normal(mode, covariance, size=draws, method="eigh")
-    sizes = np.exp(0.5 * np.minimum(logs, mode + 4.0))
+    chosen = generator.choice(len(noise.probability), size=draws, p=noise.probability)
+    scale = np.sqrt(noise.degrees / generator.chisquare(noise.degrees, size=draws))
+    model = noise.model
+    n, d = frame["N"].to_numpy(dtype=np.float64), frame["D"].to_numpy(dtype=np.float64)
+    log_n = np.clip(np.log(n), *model.range_n) - model.log_n
+    log_d = np.clip(np.log(d), *model.range_d) - model.log_d
+    sd = np.exp(noise.slope[chosen, None] * log_n + model.slope_d * log_d)
     standard = np.zeros((draws, len(frame)))
-    for i, label in enumerate(labels):
-        effect = generator.standard_normal((draws, label.max() + 1))[:, label] * sizes[:, i, None]
-        standard += effect * (np.median(sd) if i == 3 else sd)
+    for i, label in enumerate(effect_labels(frame)):
+        size = scale * np.sqrt(noise.variance[chosen, i])
+        if size.any():
+            effect = generator.standard_normal((draws, label.max() + 1))[:, label] * size[:, None]
+            standard += effect * (1.0 if i == 3 else sd)
     return standard

@@ -76,7 +76,7 @@ def axes_of(fit: Fit, unique_tokens: float | None = None) -> list[Axis]:
 def loss_along(law: Law, params: Mapping[str, Any], axis: Axis, value: Any, unique_tokens: float | None = None) -> Array:
     """Loss (nats per token) at places on an axis; parameters and places broadcast. NaN where the law has no compute-optimal split."""
     if axis.along_frontier:
-        power = frontier_power(law, params)
+        power = frontier_power(law, params, unique_tokens)
         if power is not None:
             floor, k, gamma = power
             return floor + k * np.asarray(value, dtype=np.float64) ** -gamma
@@ -89,10 +89,10 @@ def loss_along(law: Law, params: Mapping[str, Any], axis: Axis, value: Any, uniq
     return law.predict(params, **{name: variables[name] for name in law.variables})
 
 
-def power_along(law: Law, params: Mapping[str, Any], axis: Axis) -> tuple[Array, Array, Array] | None:
+def power_along(law: Law, params: Mapping[str, Any], axis: Axis, unique_tokens: float | None = None) -> tuple[Array, Array, Array] | None:
     """Floor, coefficient and exponent of the loss along an axis, where it is ``floor + coefficient x^-exponent``; else None."""
     if axis.along_frontier:
-        return frontier_power(law, params)
+        return frontier_power(law, params, unique_tokens)
     terms = power_terms(law, params)
     if terms is None or set(terms[1]) != {axis.name, *axis.fixed}:
         return None
@@ -138,7 +138,8 @@ def returns(fit: Fit, *, unique_tokens: float | None = None) -> Frame:
         first = high / 2.0 ** math.ceil(math.log2(high / low) - 1e-9)
         ends = first * 2.0 ** np.arange(round(math.log2(high / first)) + math.ceil(math.log2(10)) + 1)
         loss = loss_along(fit.law, params, axis, ends, unique_tokens)
-        gains = loss[:, :-1] - loss[:, 1:]
+        with np.errstate(invalid="ignore"):
+            gains = loss[:, :-1] - loss[:, 1:]
         for i, start in enumerate(ends[:-1]):
             gain, before, after = (float(v) for v in (gains[0, i], loss[0, i], loss[0, i + 1]))
             if not math.isfinite(gain):

@@ -18,7 +18,7 @@ def ridders(function: Callable[[Array], Array], low: Array, high: Array, *, step
     function : callable
         (m,) -> (m,), element by element.
     low, high : (m,)
-        NaN gives NaN.
+        Where the function has the same sign at both, or either is NaN, the result is NaN.
 
     Returns
     -------
@@ -27,7 +27,8 @@ def ridders(function: Callable[[Array], Array], low: Array, high: Array, *, step
     low, high = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
     f_low, f_high = function(low), function(high)
     root = np.where(f_low == 0, low, np.where(f_high == 0, high, (low + high) / 2))
-    done = (f_low == 0) | (f_high == 0) | ~np.isfinite(low + high)
+    bracketed = np.sign(f_low) * np.sign(f_high) <= 0
+    done = (f_low == 0) | (f_high == 0) | ~bracketed
     for _ in range(steps):
         if done.all():
             break
@@ -47,7 +48,7 @@ def ridders(function: Callable[[Array], Array], low: Array, high: Array, *, step
         finished = (f_new == 0) | (np.abs(new - root) < size) | (np.abs(high - low) < size)
         root = np.where(done, root, new)
         done = done | finished
-    return np.where(np.isfinite(low + high), root, np.nan)
+    return np.where(bracketed, root, np.nan)
 
 
 def falling_root(function: Callable[[Array], Array], grid: Array, values: Array, anchor: int) -> Array:

@@ -57,10 +57,10 @@ def bootstrap(fit: Fit, *, draws: int = 1000, seed: int = 0, method: str = "auto
         weights = counts[:, trunk].astype(np.float64)
         words = f"pairs bootstrap of whole trunks ({fit.n_trunks})"
     else:
-        models = split_noise(noise, frame, fit.residuals, problem.model.jacobian(solution.theta))
-        noise = models[0][1]
+        posterior = split_noise(noise, frame, fit.residuals, problem.model.jacobian(solution.theta))
+        noise = posterior.model
         law = problem.model.log_loss(solution.theta[None])
-        problem = replace(problem, y=law + simulate_noise(models, frame, draws=draws, generator=generator))
+        problem = replace(problem, y=law + simulate_noise(posterior, frame, draws=draws, generator=generator))
         shares = ", ".join(f"{name} {share:.2f}" for name, share in zip(EFFECTS, noise.shares, strict=False))
         words = (
             f"parametric bootstrap, {fit.n_trunks} trunks; noise from {noise.source}; variance shares {shares};"

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import approx_fprime, minimize, nnls
 
 from analysis.errors import UserError
-from analysis.fitting import fit, parse_loss
-from analysis.newton import Problem, derivatives, huber
+from analysis.fitting import fit
+from analysis.laws import LAWS
+from analysis.newton import Problem, derivatives, minimise, objective, robust
+from analysis.powers import nonnegative
 from analysis.runs import Runs, read_runs
+from analysis.search import Loss, parse_loss
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published"
 TRUTH = {"E": 1.2, "A": 30.0, "B": 90.0, "alpha": 0.4, "beta": 0.35}
@@ -134,26 +137,101 @@ def test_no_start_of_scipy_does_better(tmp_path: Path) -> None:
     assert found.objective <= best * (1 + 1e-7)
 
 
-@pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("delta", [0.05, np.inf])
-def test_derivatives_are_those_of_the_objective(linear: bool, delta: float) -> None:
+@pytest.mark.parametrize(
+    ("law", "loss", "slack"), [("skaling", "huber:0.005", 1e-7), ("chinchilla", "asymmetric:3", 1e-5), ("chinchilla", "lad", 1e-5)]
+)
+def test_nelder_mead_finds_nothing_better(tmp_path: Path, law: str, loss: str, slack: float) -> None:
+    """Raw losses; another objective, written afresh, and a descent without derivatives from the optimum and from about it."""
+    runs = grid_runs(tmp_path, noise=0.01, sizes=np.geomspace(2e4, 1e6, 10), data=np.geomspace(5e5, 5e7, 10))
+    found = fit(law, runs, loss=loss, link="linear")
+    n, d, observed = (runs.frame[c].to_numpy() for c in ("N", "D", "loss"))
+    above = 3.0 if loss == "asymmetric:3" else 1.0
+
+    def total(theta):
+        (e, a, b, k), alpha, beta = np.exp(theta[:4]), theta[4], theta[5]
+        r = e + (a * (n / 5e4) ** -alpha + b * (d / 1e6) ** -beta) ** (k if law == "skaling" else 1.0) - observed
+        if loss.startswith("huber"):
+            return np.where(np.abs(r) <= 0.005, r**2 / 2, 0.005 * (np.abs(r) - 0.0025)).sum()
+        return (np.abs(r) * np.where(r > 0, above, 1.0)).sum()
+
+    p = {"k": 1.0, **found.params}
+    mine = np.array([*np.log([p["E"], p["A"] * 5e4 ** -p["alpha"], p["B"] * 1e6 ** -p["beta"], p["k"]]), p["alpha"], p["beta"]])
+    assert total(mine) == pytest.approx(found.objective, rel=1e-9)
+    rng = np.random.default_rng(2)
+    starts = [mine + spread * rng.normal(0, 1, 6) for spread in (0, 0.01, 0.1, 0.3)]
+    options = {"maxiter": 4000, "maxfev": 4000, "xatol": 1e-9, "fatol": 1e-13}
+    assert found.objective <= min(minimize(total, start, method="Nelder-Mead", options=options).fun for start in starts) * (1 + slack)
+
+
+# --- the engine below
+
+
+def bound_problem(law: str, *, linear: bool = False, above: float = 1.0) -> Problem:
     rng = np.random.default_rng(3)
-    problem = Problem(rng.normal(size=(20, 2)), rng.normal(0.5, 0.2, 20), rng.uniform(0.5, 2, 20), linear)
-    theta = np.array([0.2, -0.5, -1.0, 0.4, 0.7])
+    n, d = np.exp(rng.uniform(10, 14, 20)), np.exp(rng.uniform(13, 17, 20))
+    loss = true_loss(n, d) * np.exp(0.01 * rng.standard_normal(20))
+    frame = pd.DataFrame({"N": n, "D": d, "C": 6 * n * d, "U": d / 3, "loss": loss})
+    return Problem(LAWS[law].bind(frame), np.log(loss), rng.uniform(0.5, 2, 20), linear, above)
+
+
+@pytest.mark.parametrize(
+    "law", ["power-n", "chinchilla", "chinchilla-tied", "skaling", "kaplan-nd", "bnsl-d", "m4-n", "log-linear", "muennighoff"]
+)
+@pytest.mark.parametrize(("delta", "linear", "above"), [(0.05, False, 1.0), (np.inf, True, 1.0), (0.05, True, 10.0)])
+def test_derivatives_are_those_of_the_objective(law: str, delta: float, linear: bool, above: float) -> None:
+    problem = bound_problem(law, linear=linear, above=above)
+    model, rng = problem.model, np.random.default_rng(5)
+    theta = model.starts(np.exp(problem.y), np.ones(20), 1)[0][0]
+    theta = np.clip(theta + 0.05 * rng.standard_normal(len(theta)), model.lower, model.upper)
     weights = rng.integers(0, 4, (1, 20)).astype(float)
-    value, gradient, hessian, _ = derivatives(problem, theta[None], delta, weights)
-    assert gradient[0] == pytest.approx(
-        approx_fprime(theta, lambda t: derivatives(problem, t[None], delta, weights)[0][0], 1e-7), rel=1e-4, abs=1e-5
+    value, gradient, hessian, metric = (part[0] for part in derivatives(problem, theta[None], delta, weights))
+    assert value == pytest.approx(objective(problem, theta[None], delta, weights)[0], rel=1e-12)
+
+    def slope(at, part):
+        return derivatives(problem, at[None], delta, weights)[part][0]
+
+    numeric = approx_fprime(theta, lambda t: slope(t, 0), 1e-7)
+    assert gradient == pytest.approx(numeric, rel=1e-4, abs=1e-5 * np.abs(gradient).max())
+    curvature = approx_fprime(theta, lambda t: slope(t, 1), 1e-7)
+    assert hessian == pytest.approx(curvature, rel=1e-3, abs=1e-4 * max(np.abs(hessian).max(), np.abs(gradient).max()))
+    assert (metric >= 0).all() and hessian == pytest.approx(hessian.T)
+    jacobian = model.jacobian(theta)
+    assert jacobian == pytest.approx(
+        approx_fprime(theta, lambda t: model.log_loss(t[None])[0], 1e-7), rel=1e-4, abs=1e-5 * np.abs(jacobian).max()
     )
-    numeric = np.array(
-        [approx_fprime(theta, lambda t, j=j: derivatives(problem, t[None], delta, weights)[1][0, j], 1e-7) for j in range(5)]
-    )
-    assert hessian[0] == pytest.approx(numeric, rel=1e-3, abs=1e-4)
-    assert value.shape == (1,)
 
 
-def test_huber_by_hand() -> None:
-    assert huber(np.array([0.5, -2.0]), 1.0) == pytest.approx([0.125, 1.5])
+@pytest.mark.parametrize("law", ["chinchilla", "skaling"])
+def test_a_batch_is_solved_as_each_problem_alone(law: str) -> None:
+    """Weighted problems side by side, as in a bootstrap, against SciPy's BFGS on each."""
+    problem = bound_problem(law)
+    start = problem.model.starts(np.exp(problem.y), np.ones(20), 1)[0][:1]
+    weights = 1 + np.random.default_rng(0).integers(0, 3, (5, 20)).astype(float)
+    theta, values = minimise(problem, np.tile(start, (5, 1)), delta=0.03, weights=weights)
+    for i in range(5):
+        alone = minimise(problem, start, delta=0.03, weights=weights[i : i + 1])
+        np.testing.assert_allclose(alone[1], values[i], rtol=1e-9)
+        oracle = minimize(lambda t, i=i: objective(problem, t[None], 0.03, weights[i : i + 1])[0], theta[i], method="BFGS")
+        assert values[i] <= oracle.fun * (1 + 1e-9)
+
+
+def test_nonnegative_least_squares_are_scipys() -> None:
+    """The linear step of variable projection, for every pattern of coefficients at zero."""
+    rng = np.random.default_rng(0)
+    designs, targets = rng.normal(size=(200, 8, 3)), rng.normal(size=(200, 8))
+    gram, right = designs.swapaxes(1, 2) @ designs, (designs.swapaxes(1, 2) @ targets[:, :, None])[:, :, 0]
+    error, found = nonnegative(gram, right)
+    known = np.array([nnls(a, b)[0] for a, b in zip(designs, targets, strict=True)])
+    assert len({tuple(row) for row in known > 0}) == 8
+    np.testing.assert_allclose(found, known, atol=1e-10)
+    some = (known > 0).any(axis=1)
+    predicted = (designs @ known[:, :, None])[:, :, 0]
+    np.testing.assert_allclose(error[some], (predicted**2 - 2 * targets * predicted).sum(axis=1)[some], atol=1e-9)
+
+
+def test_robust_loss_by_hand() -> None:
+    assert robust(np.array([0.5, -2.0]), 1.0) == pytest.approx([0.125, 1.5])
+    assert robust(np.array([0.5, -2.0, 2.0]), 1.0, 10.0) == pytest.approx([1.25, 1.5, 15.0])
 
 
 def test_one_wild_run_moves_the_robust_fit_little(tmp_path: Path) -> None:
@@ -190,12 +268,15 @@ def test_too_few_rows_and_bad_options_are_one_line(tmp_path: Path) -> None:
     runs = grid_runs(tmp_path, sizes=(1e4, 2e4), data=(1e6, 2e6, 4e6))
     for law, options, words in (
         ("chinchilla", {}, "needs 7 usable rows"), ("power-n", {}, "found 2"), ("power-d", {"loss": "huber:0"}, "lad, mse"),
-        ("power-d", {"loss": "l1"}, "lad, mse"), ("power-d", {"link": "logit"}, "log, linear"), ("nope", {}, "chinchilla"),
+        ("power-d", {"loss": "l1"}, "lad, mse"), ("power-d", {"link": "logit"}, "log, linear"), ("power-d", {"starts": 0}, "at least 1"),
+        ("power-d", {"loss": "asymmetric:-1"}, "asymmetric:WEIGHT"), ("power-d", {"loss": "mse:2"}, "huber:auto"), ("nope", {}, "chinchilla"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words) as error:
             fit(law, runs, **options)
         assert "\n" not in str(error.value)
-    assert parse_loss("huber:1e-3") == ("huber", 1e-3)
+    assert parse_loss("huber:1e-3") == Loss("huber:1e-3", "huber", delta=1e-3)
+    assert parse_loss("huber") == Loss("huber", "huber") and parse_loss("huber:auto").adaptive
+    assert parse_loss("asymmetric:10") == Loss("asymmetric:10", "lad", above=10.0)
 
 
 def test_identity_is_that_of_law_options_and_runs(tmp_path: Path) -> None:

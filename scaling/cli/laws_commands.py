@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.fitting import Fit
-    from analysis.laws import Preset
+    from analysis.presets import AllocationPreset, Preset
     from analysis.tables import Analysis
 
 Command = Callable[[argparse.Namespace], int]
@@ -20,7 +20,7 @@ EXAMPLES = {
     "plot": "scaling plot results/quickstart --format pdf",
     "report": "scaling report results/quickstart",
     "query": 'scaling query results/quickstart "SELECT d_model, tokens, avg(loss) FROM runs GROUP BY ALL ORDER BY 1, 2"',
-    "laws": "scaling laws",
+    "laws": "scaling laws        scaling laws besiroglu2024        scaling laws 'E + A*N**-alpha + B*D**-beta'",
     "predict": "scaling predict results/quickstart --params 1M --tokens 20M        scaling predict besiroglu2024 --params 1B --tokens 20B",
     "optimal": "scaling optimal results/quickstart --flops 1e14        scaling optimal besiroglu2024 --flops 1e21 --inference-tokens 1e12",
 }
@@ -67,6 +67,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     query.add_argument("results", metavar="RESULTS", type=Path, help="a results folder; every CSV and parquet file in it is a table")
     query.add_argument("sql", metavar="SQL", help="one SELECT, WITH, DESCRIBE, SHOW or SUMMARIZE statement")
     laws = add("laws", laws_command, "the registry: law forms with parameters and sources, and published presets")
+    laws.add_argument("name", metavar="NAME|FORMULA", nargs="?", help="show this form, preset or formula in full")
 
     predict = add("predict", predict_command, "loss of a model of a size on a number of tokens, with intervals")
     predict.add_argument("source", metavar="RESULTS|RUNS.csv|PRESET", help="what holds the runs, or a published preset (scaling laws)")
@@ -81,6 +82,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         help="tokens that the model will serve; --flops then pays for training and serving",
     )
     for made in (predict, optimal):
+        made.add_argument("--unique-tokens", metavar="U", help="unique tokens, for data-constrained laws (default: all are unique)")
         _add_fit_options(made, many=False)
     for made in (query, laws, predict, optimal):
         made.add_argument("--format", default="table", metavar="table|csv|json", help="how to print (default: table)")
@@ -92,7 +94,7 @@ def _add_fit_options(made: argparse.ArgumentParser, *, many: bool) -> None:
     made.add_argument(
         "--law",
         action="append",
-        metavar="NAME",
+        metavar="NAME|FORMULA",
         help=f"law to fit{', repeatable' if many else ''} (default: {default})",
     )
     made.add_argument("--loss", metavar="KIND", help="huber:auto, huber:1e-3, lad or mse (default: huber:auto)")
@@ -195,36 +197,12 @@ def query_command(arguments: argparse.Namespace) -> int:
 
 
 def laws_command(arguments: argparse.Namespace) -> int:
-    """Print forms and presets to stdout."""
-    import pandas as pd
-
-    from analysis.laws import LAWS, PRESETS
+    """Print forms and presets to stdout, or one of them in full."""
+    from analysis.catalog import catalog, describe
     from analysis.query import render
 
     _check_format(arguments.format)
-    laws = [
-        {
-            "name": law.name,
-            "kind": "form",
-            "formula": law.formula,
-            "parameters": ", ".join(law.parameters),
-            "n_column": "",
-            "source": law.source,
-        }
-        for law in LAWS.values()
-    ]
-    presets = [
-        {
-            "name": name,
-            "kind": "preset",
-            "formula": preset.law.formula,
-            "parameters": ", ".join(f"{key} {value:.6g}" for key, value in preset.params.items()),
-            "n_column": preset.n_column,
-            "source": preset.source,
-        }
-        for name, preset in PRESETS.items()
-    ]
-    sys.stdout.write(render(pd.DataFrame(laws + presets), arguments.format))
+    sys.stdout.write(render(catalog() if arguments.name is None else describe(arguments.name), arguments.format))
     return 0
 
 
@@ -235,8 +213,9 @@ def predict_command(arguments: argparse.Namespace) -> int:
 
     _check_format(arguments.format)
     params, tokens = parse_quantity(arguments.params), parse_quantity(arguments.tokens)
+    unique = None if arguments.unique_tokens is None else parse_quantity(arguments.unique_tokens)
     source = _source(arguments)
-    answer = dataclasses.asdict(predict(source, params=params, tokens=tokens))
+    answer = dataclasses.asdict(predict(source, params=params, tokens=tokens, unique_tokens=unique))
     answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
     rows = [
         ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token, the law"),
@@ -253,17 +232,23 @@ def optimal_command(arguments: argparse.Namespace) -> int:
     _check_format(arguments.format)
     flops = parse_quantity(arguments.flops)
     served = None if arguments.inference_tokens is None else parse_quantity(arguments.inference_tokens)
+    unique = None if arguments.unique_tokens is None else parse_quantity(arguments.unique_tokens)
     source = _source(arguments)
-    answer = dataclasses.asdict(compute_optimal(source, flops, inference_tokens=served))
+    answer = dataclasses.asdict(compute_optimal(source, flops, inference_tokens=served, unique_tokens=unique))
     answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
-    empty = float("nan")
     rows = [
         ("params_opt", answer["params_opt"], answer["params_ci_low"], answer["params_ci_high"], f"params: {answer['n_column']}"),
         ("tokens_opt", answer["tokens_opt"], answer["tokens_ci_low"], answer["tokens_ci_high"], "tokens"),
-        ("tokens_per_param", answer["tokens_per_param"], empty, empty, "ratio"),
+        (
+            "tokens_per_param",
+            answer["tokens_per_param"],
+            answer["tokens_per_param_ci_low"],
+            answer["tokens_per_param_ci_high"],
+            "ratio",
+        ),
         ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token"),
     ]
-    return _print_answer(arguments, source, answer, rows)
+    return _print_answer(arguments, source, answer, rows if math.isfinite(answer["loss"]) else rows[:-1])
 
 
 # The names that the tables use: quantity_ci_low, quantity_ci_high.
@@ -274,12 +259,16 @@ _CI_NAMES = {
     "params_high": "params_ci_high",
     "tokens_low": "tokens_ci_low",
     "tokens_high": "tokens_ci_high",
+    "tokens_per_param_low": "tokens_per_param_ci_low",
+    "tokens_per_param_high": "tokens_per_param_ci_high",
     "loss_low": "loss_ci_low",
     "loss_high": "loss_ci_high",
 }
 
 
-def _print_answer(arguments: argparse.Namespace, source: "Fit | Preset", answer: dict[str, Any], rows: list[tuple]) -> int:
+def _print_answer(
+    arguments: argparse.Namespace, source: "Fit | Preset | AllocationPreset", answer: dict[str, Any], rows: list[tuple]
+) -> int:
     """Print rows for people, or the whole answer as one row for machines; and what it rests on."""
     import pandas as pd
 
@@ -293,8 +282,12 @@ def _print_answer(arguments: argparse.Namespace, source: "Fit | Preset", answer:
     else:
         frame = pd.DataFrame([answer])
     sys.stdout.write(render(frame, arguments.format))
+    served, unique = answer.get("inference_tokens", 0.0), answer["unique_tokens"]
+    compute = "C" if answer["law"] == "allocation" else f"C = 6ND + 2N x {served:.4g} tokens served" if served else "C = 6ND"
+    epochs = f", U = {unique:.4g} unique tokens" if math.isfinite(unique) else ""
     notes = [
-        f"{answer['source']}: law {answer['law']}, N is {answer['n_column']}, C = 6ND = {answer['flops']:.4g}; {answer['extrapolation']}"
+        f"{answer['source']}: law {answer['law']}, N is {answer['n_column']}{epochs}, {compute} = {answer['flops']:.4g};"
+        f" {answer['extrapolation']}"
     ]
     status = getattr(source, "status", None)
     if status is not None:
@@ -304,11 +297,11 @@ def _print_answer(arguments: argparse.Namespace, source: "Fit | Preset", answer:
     return 0
 
 
-def _source(arguments: argparse.Namespace) -> "Fit | Preset":
+def _source(arguments: argparse.Namespace) -> "Fit | Preset | AllocationPreset":
     """Return a published preset, or the law fitted to a results folder or CSV, with draws."""
     from analysis.errors import UserError
     from analysis.fitting import fit
-    from analysis.laws import get_law, get_preset
+    from analysis.presets import get_preset
     from analysis.runs import read_runs
     from analysis.uncertainty import bootstrap
 
@@ -321,7 +314,7 @@ def _source(arguments: argparse.Namespace) -> "Fit | Preset":
         if given:
             raise UserError(f"--{given[0].replace('_', '-')} does not apply to the published preset {preset.name}; leave it out")
         return preset
-    law = get_law(arguments.law[0] if arguments.law else "chinchilla")
+    law = arguments.law[0] if arguments.law else "chinchilla"
     columns = {name: options[name] for name in ("n_column", "d_column", "loss_column", "exclude")}
     fitted = fit(law, read_runs(arguments.source, **columns), loss=options["loss"], link=options["link"], seed=options["seed"])
     return bootstrap(fitted, draws=options["bootstrap"], seed=options["seed"])
