@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from analysis.errors import UserError
     from analysis.fitting import Fit, fit
     from analysis.laws import LAWS, get_law
-    from analysis.presets import PRESETS
     from analysis.optimal import compute_optimal, predict
+    from analysis.presets import PRESETS
     from analysis.runs import Runs, read_runs
     from analysis.tables import Analysis, analyse
     from analysis.uncertainty import bootstrap

@@ -15,7 +15,7 @@ import numpy as np
 from analysis.errors import UserError
 from analysis.files import write_text
 from analysis.fitting import Fit
-from analysis.optimal import extrapolation
+from analysis.optimal import extrapolation, model_interval
 
 KEPT_DRAWS = 200
 
@@ -79,6 +79,7 @@ def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, f
         "predicted": float(fit.predict(**values)),
         "pi_low": float(low),
         "pi_high": float(high),
+        **{name: value if math.isfinite(value) else None for name, value in model_interval(fit, n=n, d=d).items()},
         "level": fit.ci_level,
         "threshold_relative_error": threshold,
         "noise": fit.noise.source,

@@ -203,6 +203,8 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
     log_d = np.clip(np.log(frame["D"].to_numpy(dtype=np.float64)), *model.range_d) - model.log_d
     level = np.exp(model.slope_d * log_d)
     same = [(label[:, None] == label[None, :]).astype(np.float64) for label in labels]
+    span, size, _ = np.linalg.svd(jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300), full_matrices=False)
+    jacobian = span[:, size > 1e-9 * size[0]]  # a law that is not identified spans less than it has parameters
     degrees = len(left) - jacobian.shape[1]
     quadratic, log_weight = np.empty(len(slope)), np.empty(len(slope))
     batch = max(1, 4_000_000 // len(left) ** 2)

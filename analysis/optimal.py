@@ -17,6 +17,7 @@ from analysis.errors import UserError
 from analysis.fitting import Fit
 from analysis.frames import Frame
 from analysis.laws import Law
+from analysis.model_error import extrapolation_interval
 from analysis.presets import AllocationPreset, Preset
 from analysis.returns import NAN, band, sample
 
@@ -67,7 +68,8 @@ class Optimum:
 class Prediction:
     """Predicted loss (nats per token): `low`-`high` is the law's interval, `pi_low`-`pi_high` that of one new run; NaN without draws.
 
-    `unique_tokens` is NaN for laws without U.
+    `pi_model_low`-`pi_model_high`, about `predicted_model`, is the interval of one new run if the law is only a law
+    (`analysis.model_error`); NaN where the runs are too few. `unique_tokens` is NaN for laws without U.
     """
 
     source: str
@@ -81,6 +83,9 @@ class Prediction:
     high: float
     pi_low: float
     pi_high: float
+    predicted_model: float
+    pi_model_low: float
+    pi_model_high: float
     ci_level: float
     unique_tokens: float
     extrapolation: str
@@ -120,14 +125,27 @@ def predict(source: Source, *, params: float, tokens: float, unique_tokens: floa
     need_no_column(source.law)
     values = point(params, tokens, unique)
     low = high = pi_low = pi_high = NAN
+    model = dict.fromkeys(("predicted_model", "pi_model_low", "pi_model_high"), NAN)
+    if isinstance(source, Fit):
+        model = model_interval(source, n=params, d=tokens)
     if isinstance(source, Fit) and source.draws is not None:
         low, high = (float(v) for v in source.interval(**values))
         pi_low, pi_high = (float(v) for v in source.interval(noise=True, **values))
     return Prediction(
         source=_name(source), law=source.law.name, n_column=source.n_column, params=params, tokens=tokens, flops=float(values["C"]),
-        loss=float(source.predict(**values)), low=low, high=high, pi_low=pi_low, pi_high=pi_high, ci_level=_level(source),
+        loss=float(source.predict(**values)), low=low, high=high, pi_low=pi_low, pi_high=pi_high, **model, ci_level=_level(source),
         unique_tokens=_shown(source.law, unique, tokens), extrapolation=extrapolation(source, params=params, tokens=tokens),
     )  # fmt: skip
+
+
+def model_interval(fit: Fit, *, n: float, d: float) -> dict[str, float]:
+    """Return the interval of one new run if the law is only a law: predicted_model, pi_model_low, pi_model_high (NaN: too few runs)."""
+    try:
+        found = extrapolation_interval(fit.frame["N"], fit.frame["D"], fit.frame["loss"], n, d, level=fit.ci_level)
+    except UserError:
+        return dict.fromkeys(("predicted_model", "pi_model_low", "pi_model_high"), NAN)
+    values = (found.predicted, found.low, found.high)
+    return {name: float(np.ravel(v)[0]) for name, v in zip(("predicted_model", "pi_model_low", "pi_model_high"), values, strict=True)}
 
 
 def compute_optimal(source: Source, flops: float, *, inference_tokens: float | None = None, unique_tokens: float | None = None) -> Optimum:

@@ -75,8 +75,8 @@ def parameter_intervals(fit: Fit) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(rows, columns=["parameter", "estimate", "std_error", "ci_low", "ci_high"]), name
 
 
-def _slope(model, theta: Array, i: int, parameter: str) -> float:  # noqa: ANN001
-    """d log(parameter) / d theta_i (d parameter for those that may be negative), by a central difference of the decoder."""
+def _slope(model, theta: Array, i: int, parameter: str) -> float:
+    """D log(parameter) / d theta_i (d parameter for those that may be negative), by a central difference of the decoder."""
     step = 1e-6 * np.eye(len(theta))[i]
     high, low = (model.decode(theta + s)[parameter] for s in (step, -step))
     return float(np.log(high / low) / 2e-6) if min(high, low) > 0 else float((high - low) / 2e-6)

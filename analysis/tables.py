@@ -12,24 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.critical import CriticalPoint, critical_points
+from analysis.approaches import conventions
+from analysis.critical import CriticalPoint, break_supported, critical_points, critical_table
 from analysis.errors import UserError
 from analysis.files import write_table
 from analysis.fitting import Fit, fit
-from analysis.forecast import read_forecasts, score
+from analysis.forecast import read_forecasts
 from analysis.frames import Frame
+from analysis.guards import check_runs
 from analysis.laws import get_law
-from analysis.optimal import extrapolation, frontier
+from analysis.optimal import extrapolation, frontier, model_interval
 from analysis.returns import returns
 from analysis.runs import Runs, read_runs
+from analysis.side_by_side import approach_rows, side_by_side
 from analysis.uncertainty import bootstrap as add_draws
 
 DEFAULT_LAWS = ("power-n", "power-d", "power-c", "chinchilla")
-TABLES = ("laws", "fits", "exclusions", "frontier", "returns", "predictions")
+TABLES = ("laws", "fits", "exclusions", "frontier", "returns", "critical", "approaches", "conventions", "predictions")
 LAW_COLUMNS = "fit_id law approach n_column parameter estimate std_error ci_low ci_high ci_level method".split()
 PREDICTION_COLUMNS = (
-    "kind run_id law n_column params tokens predicted pi_low pi_high observed relative_error extrapolation fit_id forecast_id"
-    " inside_interval threshold fold"
+    "kind run_id law n_column params tokens predicted pi_low pi_high predicted_model pi_model_low pi_model_high observed relative_error"
+    " extrapolation fit_id forecast_id inside_interval inside_model_interval threshold fold"
 ).split()
 
 
@@ -40,13 +43,15 @@ class Analysis:
     Attributes
     ----------
     tables : dict of str to DataFrame
-        laws, fits, exclusions, frontier, returns, predictions: as the CSVs.
+        laws, fits, exclusions, frontier, returns, critical, approaches, conventions, predictions: as the CSVs.
     folder : Path or None
         Where they were written.
     notes : tuple of str
         Laws that were asked for and could not be fitted, with the reason.
     warnings : tuple of str
         What a reader must know before trusting a number.
+    alarm : str
+        How the three approaches to the compute-optimal model disagree; empty when they agree.
     """
 
     runs: Runs
@@ -57,6 +62,7 @@ class Analysis:
     warnings: tuple[str, ...] = ()
     forecasts: list[dict[str, Any]] = field(default_factory=list)
     critical: list[CriticalPoint] = field(default_factory=list)
+    alarm: str = ""
 
 
 def analyse(
@@ -74,7 +80,7 @@ def analyse(
     out: str | Path | None = None,
     forecasts: Sequence[Mapping[str, Any]] = (),
 ) -> Analysis:
-    """Fit laws to runs and write laws.csv, fits.csv, exclusions.csv, frontier.csv, returns.csv, predictions.csv and draws/FIT_ID.csv.
+    """Fit laws to runs and write the tables (`TABLES`, as CSV) and draws/FIT_ID.csv.
 
     The same input gives the same bytes.
 
@@ -101,9 +107,9 @@ def analyse(
     names = list(dict.fromkeys([laws] if isinstance(laws, str) else laws))
     if not names:
         raise UserError(f"no law was asked for; allowed: {', '.join(DEFAULT_LAWS)}")
-    forms = [get_law(name) for name in names]
     runs = read_runs(path, n_column=n_column, d_column=d_column, loss_column=loss_column, exclude=exclude)
-    folder = Path(out) if out is not None else runs.folder or runs.source.with_suffix("")
+    forms = [get_law(name, runs.frame.columns) for name in names]
+    folder = Path(out) if out is not None else runs.folder or runs.source.with_name(re.sub(r"\.csv(\.gz)?$", "", runs.source.name, flags=re.IGNORECASE))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose a folder with --out")
     fits, notes = [], []
@@ -118,12 +124,16 @@ def analyse(
         raise UserError(notes[-1])
     registered = [*(read_forecasts(runs.folder) if runs.folder else []), *(dict(f) for f in forecasts)]
     main = next((f for f in fits if {"N", "D"} <= set(f.law.variables)), fits[0])
+    compared, alarm, biases, rows = side_by_side(runs, main, draws=min(bootstrap, 200), seed=seed)
     tables = {
-        "laws": _laws_table(fits),
+        "laws": _stack([_laws_table(fits), approach_rows(compared, runs.n_column)]),
         "fits": _fits_table(fits),
         "exclusions": runs.excluded,
-        "frontier": _stack([frontier(f) for f in fits]),
+        "frontier": _stack([*(frontier(f) for f in fits), *rows]),
         "returns": _stack([returns(f) for f in fits]),
+        "critical": critical_table(fits),
+        "approaches": compared,
+        "conventions": conventions(runs.frame),
         "predictions": _predictions_table(runs, fits, registered, main),
     }
     for name in TABLES:
@@ -135,8 +145,8 @@ def analyse(
         if re.fullmatch(r"[0-9a-f]{12}", old.stem) and old.stem not in drawn:
             old.unlink(missing_ok=True)
     return Analysis(
-        runs=runs, fits=fits, tables=tables, folder=folder, notes=tuple(notes), warnings=_warnings(runs, fits), forecasts=registered,
-        critical=critical_points(main),
+        runs=runs, fits=fits, tables=tables, folder=folder, notes=tuple(notes), warnings=(*_warnings(runs, fits), *biases),
+        forecasts=registered, critical=critical_points(main), alarm=alarm,
     )  # fmt: skip
 
 
@@ -176,38 +186,48 @@ def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, A
     for forecast in registered:
         target = forecast["target"]
         found = observed.get(str(target.get("run_id")))
-        result = score(forecast, float(found["loss"])) if found else None
         rows.append(
             {"kind": "forecast", "run_id": target.get("run_id"), "law": forecast.get("law"), "n_column": forecast.get("n_column"),
              "params": target.get(forecast.get("n_column")), "tokens": target.get("tokens"), "predicted": forecast["predicted"],
-             "pi_low": forecast["pi_low"], "pi_high": forecast["pi_high"], "observed": float(found["loss"]) if found else math.nan,
-             "relative_error": result.relative_error if result else math.nan, "extrapolation": forecast.get("extrapolation", ""),
-             "fit_id": forecast.get("fit_id"), "forecast_id": forecast["forecast_id"], "fold": "",
-             "inside_interval": result.inside_interval if result else None, "threshold": forecast["threshold_relative_error"]}
+             "pi_low": forecast["pi_low"], "pi_high": forecast["pi_high"], "predicted_model": _number(forecast.get("predicted_model")),
+             "pi_model_low": _number(forecast.get("pi_model_low")), "pi_model_high": _number(forecast.get("pi_model_high")),
+             "observed": float(found["loss"]) if found else math.nan, "extrapolation": forecast.get("extrapolation", ""),
+             "fit_id": forecast.get("fit_id"), "forecast_id": forecast["forecast_id"], "threshold": forecast["threshold_relative_error"]}
         )  # fmt: skip
     foreseen = {str(f["target"].get("run_id")) for f in registered}
     for run_id, row in observed.items():
-        if run_id in foreseen:
-            continue
-        values = {"N": float(row["N"]), "D": float(row["D"]), "C": float(row["C"])}
-        predicted = float(main.predict(**values))
-        low, high = (float(v) for v in main.interval(noise=True, **values)) if main.draws is not None else (math.nan, math.nan)
-        rows.append(
-            {"kind": "holdout, no forecast registered", "run_id": run_id, "law": main.law.name, "n_column": main.n_column,
-             "params": row["N"], "tokens": row["D"], "predicted": predicted, "pi_low": low, "pi_high": high, "observed": row["loss"],
-             "relative_error": predicted / row["loss"] - 1, "extrapolation": extrapolation(main, params=values["N"], tokens=values["D"]),
-             "fit_id": main.fit_id, "forecast_id": "", "inside_interval": low <= row["loss"] <= high if main.draws is not None else None,
-             "threshold": math.nan, "fold": ""}
-        )  # fmt: skip
+        if run_id not in foreseen:
+            known = predict_point(main, n=float(row["N"]), d=float(row["D"]), c=float(row["C"]))
+            rows.append({"kind": "holdout, no forecast registered", "run_id": run_id, "observed": row["loss"], **known})
     for f in fits:
         for row in f.cv.to_dict("records"):
             rows.append(
                 {"kind": "cv", "run_id": row["run_id"], "law": f.law.name, "n_column": f.n_column, "params": row["N"], "tokens": row["D"],
-                 "predicted": row["predicted"], "pi_low": math.nan, "pi_high": math.nan, "observed": row["loss"],
-                 "relative_error": row["relative_error"], "extrapolation": "beyond the fold's data", "fit_id": f.fit_id, "forecast_id": "",
-                 "inside_interval": None, "threshold": math.nan, "fold": row["fold"]}
+                 "predicted": row["predicted"], "observed": row["loss"], "extrapolation": "beyond the fold's data", "fit_id": f.fit_id,
+                 "fold": row["fold"]}
             )  # fmt: skip
-    return pd.DataFrame(rows, columns=PREDICTION_COLUMNS)
+    for row in rows:
+        row["relative_error"] = row["predicted"] / row["observed"] - 1
+        for name, low, high in (("inside_interval", "pi_low", "pi_high"), ("inside_model_interval", "pi_model_low", "pi_model_high")):
+            known = all(math.isfinite(row.get(key, math.nan)) for key in (low, high, "observed"))
+            row[name] = bool(row[low] <= row["observed"] <= row[high]) if known else None
+    table = pd.DataFrame(rows, columns=PREDICTION_COLUMNS)
+    return table.assign(**{name: table[name].fillna("") for name in ("forecast_id", "fold")})
+
+
+def predict_point(fit: Fit, *, n: float, d: float, c: float) -> dict[str, Any]:
+    """Return what a fit says of one run, in the columns of predictions.csv: law, interval if the law is true, and if it is only a law."""
+    values = {"N": n, "D": d, "C": c}
+    low, high = (float(v) for v in fit.interval(noise=True, **values)) if fit.draws is not None else (math.nan, math.nan)
+    return {
+        "law": fit.law.name, "n_column": fit.n_column, "params": n, "tokens": d, "predicted": float(fit.predict(**values)),
+        "pi_low": low, "pi_high": high, **model_interval(fit, n=n, d=d), "fit_id": fit.fit_id,
+        "extrapolation": extrapolation(fit, params=n, tokens=d),
+    }  # fmt: skip
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _stack(frames: list[Frame]) -> Frame:
@@ -216,11 +236,9 @@ def _stack(frames: list[Frame]) -> Frame:
 
 
 def _warnings(runs: Runs, fits: list[Fit]) -> tuple[str, ...]:
-    found = [f"{f.law.name}: {text}" for f in fits for text in f.warnings]
-    if "numerics_id" in runs.frame and runs.frame["numerics_id"].nunique() > 1:
-        found.append(
-            f"runs mix {runs.frame['numerics_id'].nunique()} numerics_id (machines or flags): losses may differ by more than seeds"
-        )
+    found = [str(finding) for finding in check_runs(runs)]
+    found += [f"{f.law.name}: {text}" for f in fits for text in f.warnings]
     if runs.n_column not in ("params_non_embedding", "params_total"):
         found.append(f"N is column {runs.n_column!r}; whether embeddings are counted is not recorded, and exponents depend on it")
-    return tuple(found)
+    supported = break_supported(fits)
+    return (*found, supported) if supported else tuple(found)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def _add_fit_options(made: argparse.ArgumentParser, *, many: bool) -> None:
         metavar="NAME|FORMULA",
         help=f"law to fit{', repeatable' if many else ''} (default: {default})",
     )
-    made.add_argument("--loss", metavar="KIND", help="huber:auto, huber:1e-3, lad or mse (default: huber:auto)")
+    made.add_argument("--loss", metavar="KIND", help="huber:auto, huber:1e-3, lad, mse or asymmetric:10 (default: huber:auto)")
     made.add_argument("--link", metavar="log|linear", help="residuals of the log loss or of the loss (default: log)")
     made.add_argument("--n-column", metavar="C", help="column that is the law's N (default: the sweep's, else guessed)")
     made.add_argument("--d-column", metavar="C", help="column that is the law's D (default: guessed)")
@@ -105,9 +106,9 @@ def _add_fit_options(made: argparse.ArgumentParser, *, many: bool) -> None:
     made.add_argument(
         "--exclude",
         metavar="EXPR",
-        help="leave runs out: COLUMN OP VALUE, joined by `and`; they are listed in exclusions.csv",
+        help="leave runs out: COLUMN OP VALUE, joined by `and`, `or`; they are listed in exclusions.csv",
     )
-    made.add_argument("--bootstrap", metavar="DRAWS", help="draws for the intervals, 0 for none (default: 1000)")
+    made.add_argument("--bootstrap", metavar="DRAWS", help="draws for the intervals; 0 for instant ones, HC3 or CR2 (default: 1000)")
     made.add_argument("--seed", metavar="S", help="seed of the draws (default: 0)")
 
 
@@ -146,9 +147,9 @@ def _analyse(arguments: argparse.Namespace) -> tuple["Analysis", Path]:
     for law in options["laws"]:
         get_law(law)
     source: Path = arguments.source
-    if arguments.out is None and source.is_file() and source.suffix.lower() != ".csv":
+    if arguments.out is None and source.is_file() and not re.search(r"\.csv(\.gz)?$", source.name, re.IGNORECASE):
         raise UserError(f"{source} does not end in .csv; name a folder to write to with --out DIR")
-    out = arguments.out or (source if source.is_dir() else source.with_suffix(""))
+    out = arguments.out or (source if source.is_dir() else source.with_name(re.sub(r"\.csv(\.gz)?$", "", source.name, flags=re.IGNORECASE)))
     if out.exists() and not out.is_dir():
         raise UserError(f"cannot write to {out}: it is a file; name a folder with --out DIR")
     return analyse(source, out=out, **options), out
@@ -219,9 +220,10 @@ def predict_command(arguments: argparse.Namespace) -> int:
     answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
     rows = [
         ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token, the law"),
-        ("loss", answer["loss"], answer["pi_low"], answer["pi_high"], "nats/token, one new run"),
+        ("loss", answer["loss"], answer["pi_low"], answer["pi_high"], "nats/token, one new run, if the law is true"),
+        ("loss", answer["predicted_model"], answer["pi_model_low"], answer["pi_model_high"], "nats/token, one new run, if it is only a law"),
     ]
-    return _print_answer(arguments, source, answer, rows if math.isfinite(answer["pi_low"]) else rows[:1])
+    return _print_answer(arguments, source, answer, rows[:1] + [row for row in rows[1:] if math.isfinite(row[2])])
 
 
 def optimal_command(arguments: argparse.Namespace) -> int:
