@@ -240,6 +240,7 @@ def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) 
         for i in kept:
             shares[:, i] = beta.ppf(u[:, 0], 0.5, 0.5)
         shares[:, 2] = 1 - shares.sum(axis=1)
+    shares[:, 2] = np.maximum(shares[:, 2], 1e-4)  # a run is never wholly told by its trunk and its data
     cell = np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * norm.ppf(u[:, 3])) if misfit else np.zeros(SAMPLES)
     slopes = SLOPE_CENTRE + SLOPE_PRIOR * norm.ppf(u[:, 2]) if bend else np.full(SAMPLES, slope)
     return np.concatenate([shares, cell[:, None]], axis=1), slopes

@@ -109,7 +109,8 @@ def analyse(
         raise UserError(f"no law was asked for; allowed: {', '.join(DEFAULT_LAWS)}")
     runs = read_runs(path, n_column=n_column, d_column=d_column, loss_column=loss_column, exclude=exclude)
     forms = [get_law(name, runs.frame.columns) for name in names]
-    folder = Path(out) if out is not None else runs.folder or runs.source.with_name(re.sub(r"\.csv(\.gz)?$", "", runs.source.name, flags=re.IGNORECASE))
+    beside = runs.source.with_name(re.sub(r"\.csv(\.gz)?$", "", runs.source.name, flags=re.IGNORECASE))
+    folder = Path(out) if out is not None else runs.folder or beside
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose a folder with --out")
     fits, notes = [], []
@@ -211,8 +212,7 @@ def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, A
         for name, low, high in (("inside_interval", "pi_low", "pi_high"), ("inside_model_interval", "pi_model_low", "pi_model_high")):
             known = all(math.isfinite(row.get(key, math.nan)) for key in (low, high, "observed"))
             row[name] = bool(row[low] <= row["observed"] <= row[high]) if known else None
-    table = pd.DataFrame(rows, columns=PREDICTION_COLUMNS)
-    return table.assign(**{name: table[name].fillna("") for name in ("forecast_id", "fold")})
+    return pd.DataFrame([{"forecast_id": "", "fold": "", **row} for row in rows], columns=PREDICTION_COLUMNS)
 
 
 def predict_point(fit: Fit, *, n: float, d: float, c: float) -> dict[str, Any]:

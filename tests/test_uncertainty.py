@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import f as f_distribution
 
 from analysis.errors import UserError
 from analysis.fitting import Fit, fit
-from analysis.noise import estimate_noise
+from analysis.noise import NoisePosterior, estimate_noise, residual_noise, simulate_noise, split_noise
 from analysis.runs import Runs, read_runs
-from analysis.uncertainty import bootstrap, simulate_noise
+from analysis.uncertainty import bootstrap
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published"
 TRUTH = {"E": 0.8, "A": 15.0, "B": 100.0, "alpha": 0.35, "beta": 0.40}
@@ -58,13 +60,33 @@ def test_published_bootstrap_intervals() -> None:
     assert "pairs" in found.method
 
 
+def split(frame: pd.DataFrame) -> NoisePosterior:
+    found = fit("chinchilla", as_runs(frame))
+    return split_noise(found.noise, found.frame, found.residuals, found.solution.problem.model.jacobian(found.solution.theta))
+
+
 def test_noise_components_are_found_again() -> None:
     """Mean over twelve data sets with many sizes and seeds: sd within 8 %, shares within .1 (the prior pulls towards one third)."""
     shares, sizes = (0.6, 0.1, 0.3), np.geomspace(2e4, 2e5, 6)
-    models = [estimate_noise(simulated(i, shares=shares, seeds=4, sizes=sizes)) for i in range(12)]
-    levels = [float(m.noise_sd(np.array([6e4]), np.array([1.4e6]))[0]) for m in models if m is not None]
+    models = [split(simulated(i, shares=shares, seeds=4, sizes=sizes)).model for i in range(12)]
+    levels = [float(m.noise_sd(np.array([6e4]), np.array([1.4e6]))[0]) for m in models]
     assert np.mean(levels) == pytest.approx(0.003, rel=0.08)
-    assert np.mean([m.shares for m in models if m is not None], axis=0) == pytest.approx(shares, abs=0.1)
+    assert np.mean([m.shares for m in models], axis=0) == pytest.approx(shares, abs=0.1)
+
+
+def test_the_posterior_of_variances_is_that_of_a_closed_form() -> None:
+    """Independent runs, one law parameter: the overall variance has the posterior of Student's t, whatever the seed of the draws."""
+    rng = np.random.default_rng(0)
+    n = np.full(30, 1e5)
+    frame = pd.DataFrame({"run_id": range(30), "trunk_id": range(30), "seed_data": "", "N": n, "D": np.geomspace(1e6, 1e7, 30)})
+    left = 0.01 * rng.standard_normal(30)
+    left -= left.mean()
+    model = residual_noise(frame, left, 1)
+    found = split_noise(replace(model, slope_d=0.0), frame, left, np.ones((30, 1)))
+    # The sum of squares of the draws about their mean is, draw by draw, chi-square over chi-square: F(29, 29) times that of the residuals.
+    draws = simulate_noise(found, frame, draws=40000, generator=rng)
+    ratio = draws.var(axis=1) / left.var()
+    assert np.percentile(ratio, [2.5, 50, 97.5]) == pytest.approx(f_distribution.ppf([0.025, 0.5, 0.975], 29, 29), rel=0.1)
 
 
 def test_noise_that_falls_with_size_is_seen() -> None:
@@ -78,15 +100,16 @@ def test_noise_that_falls_with_size_is_seen() -> None:
 
 def test_simulated_noise_is_shared_as_the_runs_share() -> None:
     frame = simulated(2)
-    model = estimate_noise(simulated(0, shares=(0.6, 0.1, 0.3), seeds=6, sizes=np.geomspace(2e4, 2e5, 8)))
-    assert model is not None
-    noise = simulate_noise(model, frame, draws=20000, generator=np.random.default_rng(0))
+    posterior = split(simulated(0, shares=(0.6, 0.1, 0.3), seeds=6, sizes=np.geomspace(2e4, 2e5, 8)))
+    model = posterior.model
+    noise = simulate_noise(posterior, frame, draws=20000, generator=np.random.default_rng(0))
     correlation = np.corrcoef(noise.T)
     same_trunk = frame.index[frame["trunk_id"] == frame["trunk_id"][0]]
     same_chunk = frame.index[(frame["seed_data"] == "0") & (frame["D"] == DATA[0])]
     unrelated = frame.index[(frame["seed_data"] == "1") & (frame["D"] == DATA[1]) & (frame["N"] == SIZES[1])]
-    assert correlation[same_trunk[0], same_trunk[1]] == pytest.approx(model.shares[0], abs=0.05)
-    assert correlation[same_chunk[0], same_chunk[1]] == pytest.approx(model.shares[1], abs=0.05)
+    shared = 1 / (1 + (model.misfit_sd / 0.003) ** 2)
+    assert correlation[same_trunk[0], same_trunk[1]] == pytest.approx(model.shares[0] * shared, abs=0.05)
+    assert correlation[same_chunk[0], same_chunk[1]] == pytest.approx(model.shares[1] * shared, abs=0.05)
     assert correlation[0, unrelated[0]] == pytest.approx(0, abs=0.05)
 
 
