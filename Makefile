@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
 
-.PHONY: help setup run test check bench lock reference clean
+.PHONY: help setup run test check bench coverage lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -11,6 +11,7 @@ help:
 	@echo "make test    the test suite"
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   timings of this machine"
+	@echo "make coverage  how often 95 % intervals hold the truth, by simulation (half an hour); writes docs/coverage.md"
 
 setup: .venv/ready
 
@@ -36,6 +37,9 @@ check: setup
 bench: setup
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/fit.py
+
+coverage: setup
+	@$(BIN)/python benchmarks/coverage.py
 
 # What is committed of a sweep: tables, plots, report, config, forecast, provenance; no checkpoints.
 reference: run

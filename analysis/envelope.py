@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import PchipInterpolator
 
 from analysis.errors import UserError
 from analysis.frames import Frame
@@ -75,6 +74,8 @@ def envelope_draws(frame: Frame, counts: np.ndarray, *, flops: np.ndarray) -> Op
     UserError
         When fewer than 3 models have losses at two computes.
     """
+    from scipy.interpolate import PchipInterpolator  # slow to import, and only needed here
+
     log_grid = np.log(flops)
     models = _models(frame)
     log_loss = np.full((len(models), len(counts), len(flops)), np.inf)

@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from analysis.expression import Expression, Jet
 from analysis.powers import nonnegative
+from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 SAMPLES = 1024  # points of the search of the nonlinear parameters
@@ -199,7 +199,7 @@ class Formula:
         del delta
         linear = list(self.linear_parameters)
         curved = [i for i in range(len(self.parameters)) if i not in linear]
-        sample = qmc.Sobol(max(len(curved), 1), scramble=False).random(SAMPLES if curved else 1) if curved else np.zeros((1, 1))
+        sample = low_discrepancy(SAMPLES, len(curved)) if curved else np.zeros((1, 1))
         values = np.ones((len(sample), len(self.parameters)))
         for column, i in enumerate(curved):
             low, high = self._range(self.parameters[i])

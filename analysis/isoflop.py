@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
 
 from analysis.errors import UserError
 from analysis.frames import Frame
@@ -276,6 +275,8 @@ def _polynomial_minimum(x: np.ndarray, y: np.ndarray, weight: np.ndarray, terms:
 
 def _interpolated_minimum(x: np.ndarray, y: np.ndarray, weight: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Minimum of the Akima interpolant of each draw: place (in x), value, fault."""
+    from scipy.interpolate import Akima1DInterpolator  # slow to import, and only needed here
+
     place, value = np.full(len(y), np.nan), np.full(len(y), np.nan)
     fault = np.zeros(len(y), dtype=np.int64)
     for rows, columns in draw_patterns(weight > 0):

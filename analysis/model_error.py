@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from analysis.errors import UserError
 from analysis.frontier_fit import Points, SkalingFit, fit_prefixes
@@ -128,7 +128,7 @@ def extrapolation_interval(
     gap = np.maximum(new.c - runs.c.max(), 0.0)
     improvement_sd = IMPROVEMENT * np.abs(np.quantile(runs.loss, 0.05) - mean)
     variance = law.sd**2 + parameter_sd**2 + origins.tau2 * gap + improvement_sd**2 + ORIGIN_SHARE * origins.r2
-    half = WIDTH * float(norm.ppf((1 + level) / 2) / norm.ppf(0.975)) * np.sqrt(variance)
+    half = WIDTH * float(ndtri((1 + level) / 2) / ndtri(0.975)) * np.sqrt(variance)
     return ExtrapolationInterval(
         predicted=np.exp(mean), low=np.exp(mean - half), high=np.exp(mean + half), half_width_log=half, level=level, residual_sd=law.sd,
         parameter_sd=parameter_sd, gap=gap, tau2=origins.tau2, improvement_sd=improvement_sd, origin_r2=origins.r2, n_folds=origins.folds,

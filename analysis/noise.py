@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.stats import beta, norm, qmc
+from scipy.special import betaincinv, ndtri
 
 from analysis.frames import Frame
+from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 #: Prior of the slopes of log sd in log N and log D (sd a unit of log): noise rarely changes faster than its own square root.
@@ -230,19 +231,18 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
 
 def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) -> tuple[Array, Array]:
     """Low-discrepancy sample of the prior: variances (S, 4) with noise summing to 1, slopes (S,)."""
-    u = qmc.Sobol(4, scramble=False).random(SAMPLES)
-    u = np.clip((u + 0.5 / SAMPLES) % 1.0, 1e-4, 1 - 1e-4)
-    first, second = beta.ppf(u[:, 0], 0.5, 1.0), beta.ppf(u[:, 1], 0.5, 0.5)  # Dirichlet(1/2, 1/2, 1/2)
+    u = np.clip(low_discrepancy(SAMPLES, 4), 1e-4, 1 - 1e-4)
+    first, second = betaincinv(0.5, 1.0, u[:, 0]), betaincinv(0.5, 0.5, u[:, 1])  # Dirichlet(1/2, 1/2, 1/2)
     shares = np.stack([first, (1 - first) * second, (1 - first) * (1 - second)], axis=1)
     if any(alone):
         kept = [i for i in range(2) if not alone[i]]
         shares = np.zeros_like(shares)
         for i in kept:
-            shares[:, i] = beta.ppf(u[:, 0], 0.5, 0.5)
+            shares[:, i] = betaincinv(0.5, 0.5, u[:, 0])
         shares[:, 2] = 1 - shares.sum(axis=1)
     shares[:, 2] = np.maximum(shares[:, 2], 1e-4)  # a run is never wholly told by its trunk and its data
-    cell = np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * norm.ppf(u[:, 3])) if misfit else np.zeros(SAMPLES)
-    slopes = SLOPE_CENTRE + SLOPE_PRIOR * norm.ppf(u[:, 2]) if bend else np.full(SAMPLES, slope)
+    cell = np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * ndtri(u[:, 3])) if misfit else np.zeros(SAMPLES)
+    slopes = SLOPE_CENTRE + SLOPE_PRIOR * ndtri(u[:, 2]) if bend else np.full(SAMPLES, slope)
     return np.concatenate([shares, cell[:, None]], axis=1), slopes
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from analysis.newton import derivatives, residuals
 
@@ -65,7 +65,7 @@ def parameter_intervals(fit: Fit) -> tuple[pd.DataFrame, str]:
     """
     matrix, degrees, name = covariance(fit)
     theta, model = fit.solution.theta, fit.solution.problem.model
-    quantile = float(student.ppf(0.5 + fit.ci_level / 2, degrees))
+    quantile = float(stdtrit(degrees, 0.5 + fit.ci_level / 2))
     rows = []
     for parameter in fit.law.parameters:
         gradient = np.array([_slope(model, theta, i, parameter) for i in range(len(theta))])
