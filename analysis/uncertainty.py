@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from analysis.effects import EFFECTS, simulate_noise, split_noise
 from analysis.errors import UserError
 from analysis.fitting import Fit
-from analysis.noise import EFFECTS, simulate_noise, split_noise
 from analysis.search import resolve
 
 FEW_TRUNKS = 12

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from scipy.stats import f as f_distribution
 
+from analysis.effects import NoisePosterior, simulate_noise, split_noise
 from analysis.errors import UserError
 from analysis.fitting import Fit, fit
-from analysis.noise import NoisePosterior, estimate_noise, residual_noise, simulate_noise, split_noise
+from analysis.noise import estimate_noise, residual_noise
 from analysis.runs import Runs, read_runs
 from analysis.uncertainty import bootstrap
 
