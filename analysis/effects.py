@@ -15,7 +15,7 @@ from analysis.sampling import low_discrepancy
 Array = np.ndarray
 SAMPLES = 1024  # points of the posterior of the noise
 MISFIT_PRIOR = (-4.0, 2.0)  # of log misfit variance over that of the noise: centre and sd
-LARGEST = 160  # runs; beyond it the components are read off a systematic subset
+LARGEST = 100  # runs; beyond it the effects are read off whole trunks, as many as give about so many runs
 EFFECTS = ("trunk", "data seed x D", "branch", "misfit")
 
 
@@ -75,8 +75,9 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
     e = left / middle
     limit = 4 * 1.4826 * np.median(np.abs(e - np.median(e)))
     left = middle * np.clip(e, -limit, limit) if limit > 0 else left
-    step = -(-len(frame) // LARGEST)
-    frame, left, jacobian, middle = frame.iloc[::step], left[::step], jacobian[::step], middle[::step]
+    if len(frame) > LARGEST:
+        kept = _some_trunks(frame)
+        frame, left, jacobian, middle = frame[kept], left[kept], jacobian[kept], middle[kept]
     labels = effect_labels(frame)
     alone = [len(np.unique(label)) == len(label) for label in labels[:2]]
     variance, slope = _prior_sample(alone, misfit=model.repeats > 0, bend=frame["N"].nunique() > 2, slope=model.slope_n)
@@ -93,6 +94,14 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
     # In units of relative variance: the scale that the closed form integrates over is put back, at its posterior mean.
     variance = variance * (quadratic / degrees * middle.mean() ** 2)[:, None]
     return NoisePosterior(probability, variance, slope, degrees, _mean_model(model, probability, variance, slope, float(log_n.mean())))
+
+
+def _some_trunks(frame: Frame) -> Array:
+    """Mask (n,) of the runs of trunks taken at random, the same every time, up to `LARGEST` runs."""
+    trunk, names = pd.factorize(frame["trunk_id"].astype(str), sort=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    runs_so_far = np.cumsum(np.bincount(trunk)[order])
+    return np.isin(trunk, order[: max(1, int((runs_so_far <= LARGEST).sum()))])
 
 
 def _evidence(

@@ -1,10 +1,10 @@
 """Do 95 % intervals hold the truth 95 times in 100? Simulated sweeps, fitted and bootstrapped as `scaling fit` does it.
 
-    python benchmarks/coverage.py [--replicates 2000] [--draws 400] [--cells NAME ...] [--workers 2]     (make coverage)
+    python benchmarks/coverage.py [--replicates 2000] [--draws 400] [--cells NAME ...]     (make coverage)
 
-Each cell is a design (sizes x data lengths x data seeds, on shared trunks or independent runs) with a noise: trunk, (data seed x D) and branch
-effects, an sd that falls with N, and perhaps outliers. The law is true, so this measures the intervals "if the law is true" and nothing else.
-The table goes to docs/coverage.md.
+Each cell is a design (sizes x data lengths x data seeds, on shared trunks or independent runs) with a noise: trunk, (data seed x D) and
+branch effects, an sd that falls with N, and perhaps outliers. The law is true, so this measures the intervals "if the law is true" and
+nothing else. The table goes to docs/coverage.md, row by row.
 """
 
 from __future__ import annotations
@@ -141,32 +141,36 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md")
     arguments = parser.parse_args()
-    rows = []
     with ProcessPoolExecutor(arguments.workers) as pool:
         for name in arguments.cells:
             tasks = [(name, 10_000 + i, arguments.draws) for i in range(arguments.replicates)]
             results = list(pool.map(replicate, tasks, chunksize=20))
-            hits = np.mean([r[0] for r in results], axis=0)
-            instant = np.mean([r[1] for r in results], axis=0)
-            width = np.median([r[2] for r in results], axis=0)
-            seconds = float(np.median([r[3] for r in results]))
-            rows.append([name, *hits, instant.min(), instant.max(), *(100 * width), 1000 * seconds])
-            print(name, " ".join(f"{q} {h:.3f}" for q, h in zip(QUANTITIES, hits, strict=True)),
-                  "instant", np.round(instant, 3), f"width {np.round(100 * width, 2)} % {1000 * seconds:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
-    columns = ["cell", *QUANTITIES, "instant, least", "instant, most", "width inside, %", "width beyond, %", "ms"]
-    write(pd.DataFrame(rows, columns=columns), arguments)
+            hits, instant = (np.mean([r[i] for r in results], axis=0) for i in (0, 1))
+            width = 100 * np.median([r[2] for r in results], axis=0)
+            shares = [f"{v:.3f}" for v in (*hits, instant.min(), instant.max())]
+            row = [
+                name,
+                str(arguments.replicates),
+                *shares,
+                *(f"{v:.2f}" for v in width),
+                f"{1000 * np.median([r[3] for r in results]):.0f}",
+            ]
+            write(arguments.out, row)
+            print(" | ".join(row), file=sys.stderr, flush=True)
 
 
-def write(table: pd.DataFrame, arguments: argparse.Namespace) -> None:
-    """Put the table between the marks of the page."""
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    for row in table.itertuples(index=False):
-        cells = [f"{v:.3f}" if 1 <= i <= len(QUANTITIES) + 2 else f"{v:.3g}" for i, v in enumerate(row) if i]
-        lines.append("| " + " | ".join([str(row[0]), *cells]) + " |")
-    text = "\n".join([f"{arguments.replicates} replicates a cell, {arguments.draws} draws each.", "", *lines])
-    page = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else "<!-- table -->\n<!-- end -->\n"
-    head, rest = page.split("<!-- table -->", 1)
-    arguments.out.write_text(f"{head}<!-- table -->\n{text}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}", encoding="utf-8")
+COLUMNS = ("cell", "replicates", *QUANTITIES, "instant, least", "instant, most", "width inside, %", "width beyond, %", "ms")
+
+
+def write(page: Path, row: list[str]) -> None:
+    """Put one cell's row into the table between the marks of the page, in the order of `CELLS`; other rows stay."""
+    text = page.read_text(encoding="utf-8") if page.exists() else "<!-- table -->\n<!-- end -->\n"
+    head, rest = text.split("<!-- table -->", 1)
+    table, tail = rest.split("<!-- end -->", 1)
+    known = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
+    known[row[0]] = "| " + " | ".join(row) + " |"
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *(known[name] for name in CELLS if name in known)]
+    page.write_text("\n".join([head + "<!-- table -->", *lines, "<!-- end -->"]) + tail, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from synthetic import TRUTH, true_loss, write_results
 
 from scaling.cli.main import main
 
-QUICK = ["--bootstrap", "50"]
+BOOTSTRAP = ["--bootstrap", "50"]
+QUICK = [*BOOTSTRAP, "--no-plots"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def test_fit_writes_the_tables_and_prints_the_law(fitted: Path, capsys: pytest.C
     assert main(["fit", str(fitted), *QUICK]) == 0
     captured = capsys.readouterr()
     assert "alpha" in captured.out and "conditional on the law" in captured.out
-    assert "tables in" in captured.err
+    assert "tables, checklist.md; open" in captured.err
+    assert (fitted / "checklist.md").is_file() and (fitted / "report.html").is_file() and not (fitted / "plots").exists()
     for name in ("laws", "fits", "exclusions", "frontier", "returns", "predictions"):
         with (fitted / f"{name}.csv").open(newline="") as file:
             assert next(csv.reader(file))
@@ -72,6 +74,14 @@ def test_fit_repeats_to_the_byte(fitted: Path, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in copy.glob("*.csv")} == before
 
 
+def test_fit_alone_gives_tables_plots_and_checklist(foreign: Path) -> None:
+    columns = ["--n-column", "weights", "--d-column", "seen", "--loss-column", "nll"]
+    assert main(["fit", str(foreign), *columns, "--law", "E + A*N**-alpha + B*D**-beta | 0 < alpha < 2", *BOOTSTRAP]) == 0
+    out = foreign.with_suffix("")
+    assert {path.name for path in out.iterdir()} >= {"laws.csv", "critical.csv", "checklist.md", "report.html", "plots"}
+    assert (out / "plots" / "loss_vs_params.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_fit_takes_any_table(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
     columns = ["--n-column", "weights", "--d-column", "seen", "--loss-column", "nll"]
     argv = ["fit", str(foreign), *columns, "--law", "chinchilla", "--exclude", "weights < 2e4 and seen > 1M", *QUICK]
@@ -82,17 +92,21 @@ def test_fit_takes_any_table(foreign: Path, capsys: pytest.CaptureFixture[str]) 
     assert laws.n_column.unique().tolist() == ["weights"]
     excluded = pd.read_csv(out / "exclusions.csv")
     source = pd.read_csv(foreign)
+    assert (out / "checklist.md").is_file()
     assert len(excluded) == ((source.weights < 2e4) & (source.seen > 1e6)).sum() > 0
 
 
 def test_report_and_plot(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["report", str(fitted), "--out", str(tmp_path), "--law", "chinchilla", *QUICK]) == 0
+    assert main(["report", str(fitted), "--out", str(tmp_path), "--law", "chinchilla", *BOOTSTRAP]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert (tmp_path / "checklist.md").is_file()
-    assert main(["plot", str(fitted), "--out", str(tmp_path), "--format", "svg", "--law", "chinchilla", *QUICK]) == 0
+    assert main(["plot", str(fitted), "--out", str(tmp_path), "--format", "svg", "--law", "chinchilla", *BOOTSTRAP]) == 0
     printed = capsys.readouterr().out.split()
-    assert len(printed) == 6 and all(Path(path).is_file() for path in printed)
+    assert {Path(path).stem for path in printed} == {
+        "loss_curves", "loss_vs_params", "loss_vs_tokens", "loss_vs_flops", "approaches", "diminishing_returns", "residuals"
+    }  # fmt: skip
+    assert all(Path(path).is_file() for path in printed)
 
 
 def test_query_formats(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +131,7 @@ def test_laws_lists_forms_and_presets(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_predict(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["predict", str(fitted), "--params", "200k", "--tokens", "8M", "--format", "json", *QUICK]) == 0
+    assert main(["predict", str(fitted), "--params", "200k", "--tokens", "8M", "--format", "json", *BOOTSTRAP]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["loss"] == pytest.approx(true_loss(2e5, 8e6), rel=0.01)
     assert row["loss_ci_low"] < row["loss"] < row["loss_ci_high"]
@@ -139,7 +153,7 @@ def test_optimal(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["optimal", "besiroglu2024", "--flops", "1e21", "--inference-tokens", "1e12", "--format", "json"]) == 0
     (served,) = json.loads(capsys.readouterr().out)
     assert served["params_opt"] < row["params_opt"] and served["tokens_opt"] > row["tokens_opt"]
-    assert main(["optimal", str(fitted), "--flops", "1e13", "--format", "json", *QUICK]) == 0
+    assert main(["optimal", str(fitted), "--flops", "1e13", "--format", "json", *BOOTSTRAP]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["params_ci_low"] < row["params_opt"] < row["params_ci_high"]
 

@@ -21,7 +21,7 @@ from analysis.plot_style import levels_of, log_ticks, power_of_ten, si, spread
 from analysis.plotting import figures, plot_all
 from analysis.tables import Analysis, analyse
 
-NAMES = ["loss_curves", "loss_vs_params", "loss_vs_tokens", "loss_vs_flops", "diminishing_returns", "residuals"]
+NAMES = ["loss_curves", "loss_vs_params", "loss_vs_tokens", "loss_vs_flops", "approaches", "diminishing_returns", "residuals"]
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.set_defaults(run=function)
         return made
 
-    fit = add("fit", fit_command, "fit laws to a results folder or to any CSV of runs, with intervals; write the law tables")
+    fit = add("fit", fit_command, "fit laws to a results folder or any CSV of runs, with intervals; write tables, plots, checklist, report")
+    fit.add_argument("--no-plots", action="store_true", help="leave the plots out (they take most of the time)")
     plot = add("plot", plot_command, "fit, then draw the plots (give it the flags that you gave to fit)")
     report = add("report", report_command, "fit, draw, and write one self-contained HTML page and the checklist")
     for made in (fit, plot, report):
@@ -156,12 +157,15 @@ def _analyse(arguments: argparse.Namespace) -> tuple["Analysis", Path]:
 
 
 def fit_command(arguments: argparse.Namespace) -> int:
-    """Print the laws to stdout; write the tables."""
+    """Print the laws to stdout; write the tables, the checklist, and, unless they are not wanted, plots and report."""
+    from analysis.plotting import plot_all
+    from analysis.report import write_report
     from analysis.report_text import summary
 
     analysis, out = _analyse(arguments)
-    print(summary(analysis).rstrip())
-    print(f"tables in {out}; next: scaling report {arguments.source}", file=sys.stderr)
+    print(summary(analysis).rstrip(), flush=True)
+    report = write_report(analysis, out, () if arguments.no_plots else plot_all(analysis, out))
+    print(f"in {out}: tables, {'' if arguments.no_plots else 'plots, '}checklist.md; open {report}", file=sys.stderr)
     return 0
 
 
