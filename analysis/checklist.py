@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.report_text import refused_approaches, rivals
+from analysis.sandwich import parameter_intervals
+
 if TYPE_CHECKING:
     from analysis.fitting import Fit
     from analysis.tables import Analysis
 
 UNKNOWN = "unknown: not recorded"
+COVERAGE = (
+    "simulated sweeps with a known law, in docs/coverage.md (if the law is true); published runs, cheap predicting dear, in"
+    " docs/model_error.md (if the law is only a law)"
+)
 Item = tuple[str, str]
 
 
@@ -57,7 +64,7 @@ def checklist_markdown(analysis: Analysis, folder: str | Path) -> str:
 
 
 def _form(analysis: Analysis, folder: Path) -> list[Item]:
-    laws = [f"{fit.law.name}: {fit.law.formula} ({fit.law.source})" for fit in analysis.fits]
+    laws = [f"{_named(fit)}{fit.law.formula} ({fit.law.source})" for fit in analysis.fits]
     free = [f"{fit.law.name}: {len(fit.law.parameters)} ({', '.join(fit.law.parameters)})" for fit in analysis.fits]
     variables = [f"{fit.law.name}: {', '.join(fit.law.variables)}" for fit in analysis.fits]
     subsets = [f"{fit.law.name}: {fit.subset}" for fit in analysis.fits if str(fit.subset).strip()]
@@ -70,17 +77,50 @@ def _form(analysis: Analysis, folder: Path) -> list[Item]:
         ("Runs each law is fitted on", _join(subsets)),
         ("N", f"column {analysis.runs.n_column}"),
         ("D", f"column {analysis.runs.d_column}"),
-        ("C", f"column {', '.join(compute)} in the law of C; the frontier counts C = 6ND" if compute else UNKNOWN),
+        ("C", f"column {', '.join(compute)}; the law's frontier counts C = 6ND" if compute else UNKNOWN),
         ("Loss", f"column {analysis.runs.loss_column}"),
+        ("Counts of N and C", _conventions(analysis)),
+        ("Approaches compared", _approaches(analysis)),
+        ("Rival laws", _rivals(analysis)),
     ]
+
+
+def _approaches(analysis: Analysis) -> str:
+    """Say what each approach to the compute-optimal model found, and whether they agree."""
+    table = analysis.tables["approaches"]
+    parts = []
+    for row in table[np.isfinite(table["a"].astype(float))].to_dict("records"):
+        band = f" [{row['a_low']:.3f}, {row['a_high']:.3f}]" if np.isfinite(row["a_low"]) else ""
+        parts.append(f"{row['approach']}: N* ~ C^{row['a']:.3f}{band}")
+    verdict = f"they disagree: {analysis.alarm}" if analysis.alarm else "no disagreement found"
+    judged = [verdict] if len(parts) > 1 else ["fewer than two to compare"]
+    return _join([*parts, *(f"{', '.join(names)}: none, {reason}" for reason, names in refused_approaches(table).items()), *judged])
+
+
+def _named(fit: Fit) -> str:
+    """Name of a law and a colon; nothing where the formula is the name."""
+    return "" if fit.law.name == fit.law.formula else f"{fit.law.name}: "
+
+
+def _conventions(analysis: Analysis) -> str:
+    """Say which counts were tried, and what they do to the exponent of N*."""
+    table = analysis.tables["conventions"]
+    tried = f"{', '.join(table['n_column'].unique())} as N; C {' and '.join(table['c_column'].unique())}" if len(table) else ""
+    known = table[np.isfinite(table["a"].astype(float))]
+    if not len(known):
+        return f"tried: {tried}; no exponent without a law" if tried else UNKNOWN
+    return f"tried: {tried}; N* ~ C^a with a from {known['a'].min():.3f} to {known['a'].max():.3f} (conventions.csv)"
+
+
+def _rivals(analysis: Analysis) -> str:
+    found = [f"{fit.law.name} {100 * fit.cv_error:.3g} %" for fit in rivals(analysis.fits) if np.isfinite(fit.cv_error)]
+    return f"error on dearer runs, lowest first: {', '.join(found)}" if found else "none: at most one law in N and D was fitted"
 
 
 def _training(analysis: Analysis, folder: Path) -> list[Item]:
     frame = analysis.runs.frame
     cells: list[int] = frame.groupby(["N", "D"]).size().tolist()
     repeats = f"{len(cells)} cells (N, D), {min(cells)} to {max(cells)} runs in each"
-    tuned = _count(analysis.runs.all_rows, "role", "tune")
-    recorded = "recipe_version" in analysis.runs.all_rows
     return [
         ("Models trained", f"{len(frame)} runs of {frame.trunk_id.nunique()} trunks, {frame.N.nunique()} sizes"),
         ("Sizes", _levels(frame.N)),
@@ -88,15 +128,25 @@ def _training(analysis: Analysis, folder: Path) -> list[Item]:
         ("Repeats", repeats),
         ("Seeds", _facts(frame, "seed_init", "seed_data")),
         ("Shapes", _facts(frame, "d_model", "n_layers", "n_heads", "d_ff", "sequence_length")),
-        ("Learning rate", _facts(frame, "learning_rate")),
-        ("Batch", _facts(frame, "batch_tokens")),
-        ("Schedule", _facts(frame, "schedule", "warmup_steps", "cooldown_steps")),
-        ("Tuned", f"{tuned} tuning runs in this folder; none of them fitted" if recorded else UNKNOWN),
-        ("Optimiser", "in sweep.resolved.json" if (folder / "sweep.resolved.json").is_file() else UNKNOWN),
+        ("Learning rate", _facts(frame, "learning_rate", "lr", "peak_lr")),
+        ("Batch", _facts(frame, "batch_tokens", "batch_seqs", "batch_size", "bs")),
+        ("Schedule", _facts(frame, "schedule", "warmup_steps", "cooldown_steps", "warmup", "decay")),
+        ("Tuned", _tuned(analysis)),
+        ("Optimiser", _optimizer(folder)),
         ("Numerics", _facts(frame, "numerics_id")),
         ("Machines", _facts(frame, "host")),
         ("Compute spent, FLOPs", f"{frame.flops_spent.astype(float).sum():.4g}" if "flops_spent" in frame else UNKNOWN),
     ]
+
+
+def _tuned(analysis: Analysis) -> str:
+    """Say whether settings were tuned, by the roles of the runs and by settings that vary between runs of the same N and D."""
+    rows = analysis.runs.all_rows
+    if "recipe_version" in rows:
+        count = _count(rows, "role", "tune")
+        return f"{count} tuning runs in this folder, none of them fitted" if count else "no tuning run in this folder; elsewhere: unknown"
+    findings = [text for text in analysis.warnings if "untuned" in text]
+    return f"not known to be, and the runs speak against it: {findings[0]}" if findings else UNKNOWN
 
 
 def _data(analysis: Analysis, folder: Path) -> list[Item]:
@@ -106,7 +156,8 @@ def _data(analysis: Analysis, folder: Path) -> list[Item]:
     released = [name for name in ("runs.csv", "curves.parquet") if (folder / name).is_file()] or [runs.source.name]
     trunks = "schedule" in runs.frame
     return [
-        ("Text", _facts(runs.frame, "corpus", "corpus_hash")),
+        ("Text", _facts(runs.frame, "corpus", "corpus_hash", "dataset", "group")),
+        ("Held-out text", _held_out(folder)),
         ("Tokenizer", _facts(runs.frame, "tokenizer", "vocab_size")),
         ("Repetition", _facts(runs.frame, "epochs")),
         ("Runs used", f"{len(runs.frame)} of {len(runs.all_rows)} rows of {runs.source.name}"),
@@ -124,7 +175,7 @@ def _fit(analysis: Analysis, folder: Path) -> list[Item]:
         items += [
             (f"{name}: objective", _objective(fit)),
             (f"{name}: optimiser", str(fit.method) or UNKNOWN),
-            (f"{name}: starts", f"{fit.starts}; {100 * fit.starts_agree:.0f} % end at the reported optimum"),
+            (f"{name}: how the optimum was checked", _optimum(fit)),
             (f"{name}: verdict", f"{fit.status}; condition {fit.condition:.3g}; RMSE of log loss {fit.rmse_log:.3g}"),
             (
                 f"{name}: error out of sample",
@@ -133,8 +184,19 @@ def _fit(analysis: Analysis, folder: Path) -> list[Item]:
             (f"{name}: intervals", _intervals(fit)),
             (f"{name}: noise", str(fit.noise.source) if fit.noise is not None else UNKNOWN),
         ]
+    items.append(("Coverage of the intervals", COVERAGE))
     items.append(("Acceptance fixed beforehand, and hold-outs", _forecasts(analysis, folder)))
     return items
+
+
+def _optimum(fit: Fit) -> str:
+    """Say how wide the search was, what agreed, and what one more Newton step would gain."""
+    solution = fit.solution
+    gap = f"{solution.newton:.2g} of the objective" if np.isfinite(solution.newton) else "unknown"
+    return (
+        f"{fit.starts} grid cells or starts searched; {100 * fit.starts_agree:.0f} % of them end at the reported optimum;"
+        f" one more Newton step promises {gap}"
+    )
 
 
 def _objective(fit: Fit) -> str:
@@ -144,7 +206,7 @@ def _objective(fit: Fit) -> str:
 
 def _intervals(fit: Fit) -> str:
     if fit.draws is None:
-        return "none were computed"
+        return f"{100 * fit.ci_level:g} %, {parameter_intervals(fit)[1]} sandwich with Student's t, conditional on the law"
     return f"{100 * fit.ci_level:g} %, {len(fit.draws)} joint draws, conditional on the law"
 
 
@@ -170,6 +232,37 @@ def _forecasts(analysis: Analysis, folder: Path) -> str:
                 f"threshold {100 * limit:g} %: {verdict}"
             )
     return _join(parts) if parts else "none: no forecast was registered"
+
+
+def _resolved(folder: Path) -> dict[str, Any]:
+    """Return the sweep as it was trained (sweep.resolved.json); empty where there is none or it cannot be read."""
+    try:
+        found = json.loads((folder / "sweep.resolved.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _optimizer(folder: Path) -> str:
+    """List the settings of the optimizer over all runs of the sweep."""
+    runs = _resolved(folder).get("runs", [])
+    settings = [run["trunk"]["optimizer"] for run in runs if isinstance(run, dict) and isinstance(run.get("trunk"), dict)
+                and isinstance(run["trunk"].get("optimizer"), dict)]  # fmt: skip
+    return _facts(pd.DataFrame(settings), *sorted({name for setting in settings for name in setting})) if settings else UNKNOWN
+
+
+def _held_out(folder: Path) -> str:
+    facts = _resolved(folder).get("corpus_facts", {})
+    names = (
+        "heldout_documents",
+        "heldout_bytes",
+        "train_documents",
+        "train_bytes",
+        "duplicate_documents",
+        "duplicate_block_bytes",
+        "licence",
+    )
+    return _join([f"{name} {facts[name]}" for name in names if name in facts])
 
 
 def _question(folder: Path) -> str:

@@ -43,8 +43,8 @@ def information(solution: Solution) -> tuple[float, bool]:
     return float(eigenvalues[-1] / max(eigenvalues[0], 1e-300)), bool(exact[0] > -1e-8)
 
 
-def judge(law: Law, frame: Frame, solution: Solution, condition: float, positive: bool, *, smooth: bool) -> tuple[str, tuple[str, ...]]:
-    """Return the status of the fit, and what a reader must be told; `smooth` says whether the loss has a gradient to check."""
+def judge(law: Law, frame: Frame, solution: Solution, condition: float, positive: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the status of the fit, and what a reader must be told; `positive`: nothing curves down (absolute errors: never)."""
     warnings = []
     plane = [name for name in law.variables if name in ("N", "D", "C")]
     logs = np.log(frame.loc[:, plane].to_numpy(dtype=np.float64))
@@ -68,9 +68,9 @@ def judge(law: Law, frame: Frame, solution: Solution, condition: float, positive
         warnings.append(f"{gone} ran to the edge of the search: the runs do not need the term")
     elif condition >= limit:
         status = "not identified"
-    elif smooth and not (solution.newton < 1e-6 and positive):
+    elif not (solution.newton < 1e-6 and positive):
         status = "not converged"
-        warnings.append(f"the optimum is not verified: a Newton step still promises {100 * solution.newton:.2g} % of the objective")
+        warnings.append(f"the optimum is not verified: one more step still promises {100 * solution.newton:.2g} % of the objective")
     elif nothing:
         status = "at bound"
         warnings.append("E is 0: the runs show no floor")

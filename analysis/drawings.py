@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, runs_of, tidy_forecasts
+from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, ends_of, law_point, nearest, runs_of, tidy_forecasts
 from analysis.plot_style import (
     HALO,
     HOLDOUT,
     INK,
+    MOST_LEVELS,
     SMALL,
     Frame,
     axis_labels,
+    color_bar,
+    distinct,
     end_labels,
     levels_of,
     log_axis,
@@ -30,12 +33,8 @@ if TYPE_CHECKING:
 
     from analysis.fitting import Fit
 
-LOSS = "held-out loss, nats per token"
-AXES = {
-    "N": ("parameters N", "N"),
-    "D": ("training tokens D", "D"),
-    "C": ("training compute C, FLOPs", "C"),
-}
+LOSS = "loss, nats per token"
+AXES = {"N": "parameters N", "D": "training tokens D", "C": "training compute C = 6ND, FLOPs"}
 
 
 def draw_loss_curves(curves: Frame, ax: Axes, *, sizes: dict[str, float]) -> Axes:
@@ -115,11 +114,11 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: Frame | None 
     Parameters
     ----------
     fit : Fit
-        Of a law in N and D, or in `axis` alone (then one line).
+        Of a law in N and D, or in `axis` without the other (then one line); further variables as `law_point` holds them.
     ax : Axes
     axis : {"N", "D"}
     forecasts : DataFrame, optional
-        The forecast rows of predictions.csv: params, tokens, predicted, pi_low, pi_high, observed.
+        The forecast rows of predictions.csv.
     """
     other = "D" if axis == "N" else "N"
     frame = runs_of(fit)
@@ -128,7 +127,7 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: Frame | None 
     extra = {"N": fore.params, "D": fore.tokens}
     levels, own = levels_of(frame[other]) if two else ([float(frame[other].max())], True)
     # A hold-out at another level of the other axis gets its own, dashed line.
-    beyond = [float(v) for v in np.unique(extra[other]) if two and not np.isclose(v, levels, rtol=1e-9).any()]
+    beyond = [float(v) for v in np.unique(extra[other]) if two and not np.isclose(v, levels, rtol=0.02).any()]
     drawn = sorted(levels + beyond)
     palette = dict(zip(drawn, sequential(drawn, within=drawn if own else frame[other].tolist()), strict=True))
     xs = np.concatenate([frame[axis], extra[axis]])
@@ -139,7 +138,7 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: Frame | None 
     lows, highs = [float(frame.loss.min())], [float(frame.loss.max())]
     for level in drawn:
         point = {axis: grid, other: np.full(len(grid), level)}
-        arguments = {name: point[name] for name in fit.law.variables}
+        arguments = law_point(fit, n=point["N"], d=point["D"])
         law = np.asarray(fit.predict(**arguments))
         held = level in beyond
         draw_band(fit, ax, grid, arguments, color=palette[level])
@@ -150,81 +149,14 @@ def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: Frame | None 
         lows.append(float(law.min()))
         highs.append(float(law.max()))
     draw_points(ax, frame, axis, other, palette, own)
-    for row in fore.itertuples():
-        highs.append(float(row.pi_high))
-        lows.append(float(row.pi_low))
+    ends = ends_of(fore)
+    lows, highs = [*lows, *ends], [*highs, *ends]
     log_axis(ax, "x", limits=limits, levels=levels_of(xs)[0] if levels_of(xs)[1] else ())
-    below = float(fore.pi_low.min()) if len(fore) else None
+    below = float(ends.min()) if len(fore) else None
     loss_axis(ax, min(lows) / 1.025, max(highs) * 1.025, below=below)
     draw_forecasts(fore, ax, x="params" if axis == "N" else "tokens")
-    end_labels(ax, labels, header=f"at {other} =")
+    end_labels(ax, labels if two else [], header=f"at {other} =")
     axis_labels(ax, axis_name(fit, axis), LOSS)
-    return ax
-
-
-def draw_loss_against_compute(fit: Fit, ax: Axes, *, frontier: Frame | None = None, forecasts: Frame | None = None) -> Axes:
-    """Draw loss against training compute: runs coloured by N, those of one model joined, and the compute-optimal frontier of the law.
-
-    Parameters
-    ----------
-    fit : Fit
-        Its frame gives the runs.
-    ax : Axes
-    frontier : DataFrame, optional
-        Rows of frontier.csv of one law: flops (6ND), loss, and optionally loss_ci_low, loss_ci_high.
-    forecasts : DataFrame, optional
-        The forecast rows of predictions.csv.
-    """
-    frame = runs_of(fit)
-    fore = tidy_forecasts(forecasts)
-    fore = fore.assign(flops=6.0 * fore.params * fore.tokens)
-    levels, own = levels_of(frame.N)
-    palette = dict(zip(levels, sequential(levels, within=frame.N.tolist()), strict=True))
-    if own:
-        for size in levels:
-            mean = frame[size == frame.N].groupby("flops").loss.mean()
-            ax.plot(mean.index, mean.to_numpy(), color=palette[size], linewidth=1, alpha=0.6)
-    draw_points(ax, frame, "flops", "N", palette, own)
-    xs = np.concatenate([frame.flops, fore.flops])
-    limits = (float(xs.min()) / 1.25, float(xs.max()) * 1.35)
-    losses = np.concatenate([frame.loss, fore.pi_low, fore.pi_high])
-    low, high = float(losses.min()), float(losses.max())
-    if frontier is not None and len(frontier):
-        line = frontier.sort_values("flops")
-        line = line[(line.flops >= limits[0]) & (line.flops <= limits[1])]
-        if {"loss_ci_low", "loss_ci_high"} <= set(line.columns):
-            ax.fill_between(line.flops, line.loss_ci_low, line.loss_ci_high, color=INK, alpha=0.16, linewidth=0)
-        inside = (line.flops >= frame.flops.min()) & (line.flops <= frame.flops.max())
-        ax.plot(line.flops, line.loss, color=INK, linewidth=1.6, linestyle=(0, (4, 2.5)))
-        ax.plot(line.flops[inside], line.loss[inside], color=INK, linewidth=2.2)
-        if len(line):
-            low = min(low, float(line.loss.min()))
-    log_axis(ax, "x", limits=limits, formatter=power_of_ten, most=6)
-    loss_axis(ax, low / 1.03, high * 1.03, below=float(fore.pi_low.min()) if len(fore) else None)
-    if frontier is not None and len(frontier) and len(line):
-        at = line.iloc[int(0.45 * len(line))]
-        ax.annotate(
-            "compute-optimal\nfrontier",
-            (at.flops, at.loss),
-            xytext=(-6, -12),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=SMALL,
-            color=INK,
-        )
-    draw_forecasts(fore, ax, x="flops")
-    for number, size in enumerate(levels if own else []):
-        first = frame[size == frame.N].sort_values("flops").iloc[0]
-        ax.annotate(
-            f"N = {si(size)}" if number == 0 else si(size),
-            (float(first.flops), float(frame.loss[(size == frame.N) & (frame.flops == first.flops)].max())),
-            xytext=(3, 6),
-            textcoords="offset points",
-            fontsize=SMALL,
-            color=palette[size],
-        )
-    axis_labels(ax, "training compute 6ND, FLOPs", LOSS)
     return ax
 
 
@@ -281,7 +213,7 @@ def draw_returns(returns: Frame, ax: Axes, *, axis: str, threshold: float | None
     )
     top = float(np.max(high if banded else gain))
     ax.set_ylim(0, min(top, 2.2 * float(np.nanmax(gain))) * 1.12)
-    axis_labels(ax, AXES[axis][0] + (" = 6ND" if axis == "C" else ""), "")
+    axis_labels(ax, AXES[axis], "")
     return ax
 
 
@@ -313,10 +245,9 @@ def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: Frame | None 
     ax.fill_between(edges, -band, band, color="#000000", alpha=0.08, linewidth=0)
     ax.axhline(0, color=INK, linewidth=1)
     key = "D" if against == "N" else "N"
-    levels = np.unique(frame[key])
-    colors = dict(zip(levels, sequential(levels), strict=True))
-    ax.scatter(frame.x, frame.left, c=[colors[v] for v in frame[key]], s=34, edgecolors="white", linewidths=0.6, zorder=3)
-    means = frame.groupby("x").left.mean()
+    values = frame[key].to_numpy(dtype=np.float64)
+    ax.scatter(frame.x, frame.left, c=sequential(values), s=34 if len(frame) <= 80 else 16, edgecolors="white", linewidths=0.5, zorder=3)
+    means = frame.groupby(nearest(frame.x, distinct(frame.x))).left.mean()
     if 2 <= len(means) <= 8 < len(frame):
         ax.plot(means.index, means.to_numpy(), color=INK, linewidth=1.6, marker="_", markersize=16, zorder=4)
     percent = 100 * (fore.observed / fore.predicted - 1).to_numpy(dtype=np.float64)
@@ -325,10 +256,15 @@ def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: Frame | None 
     log_axis(ax, "x", limits=limits, levels=own if few else ())
     reach = 1.12 * float(np.nanmax(np.abs(np.concatenate([frame.left, percent, band, [0.05]]))))
     ax.set_ylim(-reach, reach)
-    ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], symmetric=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−")))
     axis_labels(ax, "tokens per parameter D/N" if against == "D/N" else axis_name(fit, against), "")
-    if len(levels) <= 6:
-        end_labels(ax, [(0.0, f"● {si(v)}", colors[v]) for v in levels[::-1]][::-1], header=key, leaders=False)
+    levels = distinct(values)
+    if 1 < len(levels) <= MOST_LEVELS:
+        colors = sequential(levels, within=values.tolist())
+        end_labels(ax, [(0.0, f"● {si(v)}", color) for v, color in zip(levels, colors, strict=True)], header=key, leaders=False)
+    elif len(levels) > 1:
+        color_bar(ax, values, key)
     if len(held) and against == "N":
         at = (float(held[-1]), float(percent[-1]))
         ax.annotate(

@@ -168,7 +168,7 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
     Raises
     ------
     UserError
-        When an option is not understood, a variable of the law is missing, or fewer usable rows than parameters + 2 remain.
+        When an option is not understood, a variable of the law is missing, or no more usable rows than parameters remain.
     """
     del seed
     law = get_law(law, runs.frame.columns) if isinstance(law, str) else law
@@ -179,9 +179,9 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
         raise UserError(f"starts = {starts} is not allowed; at least 1")
     frame = select(law, runs)
     p = len(law.parameters)
-    if len(frame) < p + 2:
+    if len(frame) <= p:
         raise UserError(
-            f"{runs.source}: law {law.name} needs {p + 2} usable rows ({law.subset}), found {len(frame)}; add runs or choose another law"
+            f"{runs.source}: law {law.name} needs {p + 1} usable rows ({law.subset}), found {len(frame)}; add runs or choose another law"
         )
     measured = estimate_noise(runs.frame)
     noise = measured if how.adaptive else None
@@ -211,7 +211,9 @@ def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "lo
         predicted=np.exp(problem.y + left), residual_log=left,
         noise_sd=measured.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy()),
     )  # fmt: skip
-    status, warnings = judge(law, frame, solution, condition, positive, smooth=how.kind != "lad")
+    status, warnings = judge(law, frame, solution, condition, positive or how.kind == "lad")
+    if n == p + 1:
+        warnings = (*warnings, f"{n} runs for {p} parameters: one is left to judge by; no interval can be trusted, none is cross-validated")
     weighted = f"weighted by noise ({noise.source})" if noise is not None else "unweighted"
     return Fit(
         fit_id=_identity(law, frame, {"loss": loss, "link": link, "starts": starts, "n": runs.n_column, "d": runs.d_column}),

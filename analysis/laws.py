@@ -63,11 +63,12 @@ class Law:
     @property
     def subset(self) -> str:
         """Which runs the law is fitted on, in words."""
-        return {
-            ("N",): "the runs at the longest D",
-            ("D",): "the runs of the largest N",
-            ("C",): "the compute frontier: lower hull of the cells' mean loss over compute, all seeds",
-        }.get(self.variables, "all usable runs")
+        slices = {
+            "N": "the runs at the longest D",
+            "D": "the runs of the largest N",
+            "C": "the compute frontier: lower hull of the cells' mean loss over compute (laws that bend: all undominated), all seeds",
+        }
+        return slices.get(self.variables[0], "all usable runs") if len(self.variables) == 1 else "all usable runs"
 
     def bind(self, frame: Frame) -> PowerSum | Formula:
         """Return the law at the points of `frame` (columns: the law's variables, loss), in the solver's coordinates."""

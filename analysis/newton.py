@@ -1,8 +1,8 @@
 """The solver of every fit: a batched, damped, exact Newton method in float64 for robust losses.
 
-Many problems (starts, or bootstrap draws) are solved at once. What is fitted is a *model* (`analysis.powers`, `analysis.formula`): it predicts log loss at the
-points and contracts its derivatives. Robust losses follow Huber 1964; the asymmetric one weighs residuals above zero (predicted > observed)
-by a factor.
+Many problems (starts, or bootstrap draws) are solved at once. What is fitted is a *model* (`analysis.powers`, `analysis.formula`): it
+predicts log loss at the points and contracts its derivatives. Robust losses follow Huber 1964; the asymmetric one weighs residuals above
+zero (predicted > observed) by a factor.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 Array = np.ndarray
 CHUNK = 100_000  # problems x points worked on at once: large enough to keep two threads busy, small enough for the caches
+FEW = 64  # problems: starts from afar, where a curved-down direction may descend and eigenvalues are looked at throughout
+FLAT = 50  # steps over which the objective must fall by a billionth of itself: else the valley is flat, and whoever judges the fit says so
 CORES = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -30,11 +32,20 @@ class Model(Protocol):
     """
 
     @property
-    def lower(self) -> Array: ...
+    def lower(self) -> Array:
+        """See above."""
+        ...
+
     @property
-    def upper(self) -> Array: ...
+    def upper(self) -> Array:
+        """See above."""
+        ...
+
     @property
-    def loose(self) -> Array: ...
+    def loose(self) -> Array:
+        """See above."""
+        ...
+
     def log_loss(self, theta: Array) -> Array:
         """(problems, p) -> (problems, n) log of the predicted loss; NaN outside the law's domain."""
         ...
@@ -184,6 +195,7 @@ def _newton(
     ids, theta = np.arange(len(start)), out.copy()
     damping, calm = np.full(len(start), 1e-3), np.zeros(len(start), dtype=int)
     part, w = problem, weights
+    mark = np.full(len(start), np.inf)
     with np.errstate(all="ignore"):
         value, gradient, hessian, diagonal = derivatives(part, theta, delta, w, exact=exact)
         value = np.where(np.isfinite(value), value, np.inf)
@@ -207,6 +219,9 @@ def _newton(
                 diagonal = np.where(ok[:, None], new[3], diagonal)
             # A small promise under little damping is the optimum; under much damping it may be the damping's doing.
             done = (small & ok & (damping < 1e-2)) | (calm >= 2) | (damping >= 1e12) | ~np.isfinite(value) | (count == iterations - 1)
+            if count % FLAT == FLAT - 1:
+                done |= mark - value <= 1e-9 * np.abs(value)
+                mark = value
             if not done.any():
                 continue
             out[ids[done]], best[ids[done]] = theta[done], value[done]
@@ -214,7 +229,7 @@ def _newton(
             if not left.any():
                 break
             ids, theta, value, gradient, hessian = ids[left], theta[left], value[left], gradient[left], hessian[left]
-            diagonal, damping, calm, part = diagonal[left], damping[left], calm[left], part.rows(left)
+            diagonal, damping, calm, mark, part = diagonal[left], damping[left], calm[left], mark[left], part.rows(left)
             w = None if w is None else w[left]
     return out, best
 
@@ -233,23 +248,23 @@ def _steps(model: Model, theta: Array, gradient: Array, hessian: Array, diagonal
     usable = np.isfinite(g).all(axis=1) & np.isfinite(matrix).all(axis=(1, 2))
     if not usable.all():
         matrix, g = np.where(usable[:, None, None], matrix, eye), np.where(usable[:, None], g, 0.0)
-    shift = damping[:, None, None] * eye
-    try:
-        move = -np.linalg.solve(matrix + shift, g[:, :, None])[:, :, 0]
-        fall = -(move * g).sum(axis=1)
-        promised = 0.5 * (fall + damping * (move * move).sum(axis=1))
-        bad = ~(fall > 0) & (np.abs(g).max(axis=1) > 0)
-        if len(theta) <= 64:
-            # Few problems are starts from afar, where a curved-down direction may still descend: look at the eigenvalues of all.
-            bad |= np.linalg.eigvalsh(matrix)[:, 0] < 0
-    except np.linalg.LinAlgError:
-        move, promised, bad = np.zeros_like(g), np.zeros(len(g)), np.ones(len(g), dtype=bool)
-    if bad.any():
+    few = len(theta) <= FEW
+    move, promised, bad = np.zeros_like(g), np.zeros(len(g)), np.ones(len(g), dtype=bool)
+    if not few:
+        try:
+            move = -np.linalg.solve(matrix + damping[:, None, None] * eye, g[:, :, None])[:, :, 0]
+            fall = -(move * g).sum(axis=1)
+            promised = 0.5 * (fall + damping * (move * move).sum(axis=1))
+            bad = ~(fall > 0) & (np.abs(g).max(axis=1) > 0)
+        except np.linalg.LinAlgError:
+            pass
+    if few or bad.any():
         eigenvalue, vector = np.linalg.eigh(matrix[bad])
         c = np.einsum("bij,bi->bj", vector, g[bad])
         size = np.maximum(np.abs(eigenvalue), 1e-12) + damping[bad, None]
-        move[bad] = np.einsum("bij,bj->bi", vector, -c / size)
-        promised[bad] = 0.5 * (c * c / size).sum(axis=1)
+        share = c / size
+        move[bad] = -np.einsum("bij,bj->bi", vector, share)
+        promised[bad] = 0.5 * (c * share + damping[bad, None] * share * share).sum(axis=1)
     move = move / metric
     share = (np.abs(move) / (2.0 + model.loose * np.abs(theta))).max(axis=1)
     return move / np.maximum(share, 1.0)[:, None], promised

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from analysis.fitting import Fit
 
-FORECAST_COLUMNS = ("params", "tokens", "predicted", "pi_low", "pi_high", "observed", "relative_error")
+FORECAST_COLUMNS = ("params tokens predicted pi_low pi_high predicted_model pi_model_low pi_model_high observed relative_error").split()
 
 
 def tidy_forecasts(frame: Frame | None) -> Frame:
@@ -77,10 +77,40 @@ def draw_points(ax: Axes, frame: Frame, x: str, by: str, palette: Mapping[float,
     return ax
 
 
+def nearest(values: Frame, levels: list[float]) -> np.ndarray:
+    """Level (of `plot_style.distinct`) of each value: the nearest one on a log scale."""
+    gaps = np.abs(np.log(np.asarray(values, dtype=np.float64))[:, None] - np.log(np.asarray(levels))[None])
+    return np.asarray(levels)[gaps.argmin(axis=1)]
+
+
+def law_point(fit: Fit, *, n: Any, d: Any) -> dict[str, Any]:
+    """Return the variables of a fit's law at N and D: C = 6ND, one epoch (U = D), columns of the runs at their median."""
+    known = {"N": n, "D": d, "C": 6.0 * np.asarray(n) * np.asarray(d), "U": d}
+    return {name: known[name] if name in known else float(fit.frame[name].median()) for name in fit.law.variables}
+
+
+def held_note(fit: Fit) -> str:
+    """Say what `law_point` holds fixed; empty for laws in N, D and C."""
+    held = ["U = D (one epoch)"] if "U" in fit.law.variables else []
+    held += [f"{name} = {fit.frame[name].median():.4g} (median)" for name in fit.law.columns]
+    return f"Lines: {', '.join(held)}." if held else ""
+
+
+def ends_of(forecasts: Frame) -> np.ndarray:
+    """Every number of the forecasts that must be inside the frame."""
+    names = ["predicted", "pi_low", "pi_high", "pi_model_low", "pi_model_high", "observed"]
+    values = forecasts[names].to_numpy(dtype=np.float64).ravel()
+    return values[np.isfinite(values)]
+
+
 def draw_forecasts(forecasts: Frame, ax: Axes, *, x: str) -> Axes:
-    """Draw each registered forecast with its prediction interval, and the hold-out's observed loss where there is one."""
+    """Draw each forecast with both intervals, and the hold-out's observed loss where there is one.
+
+    The thin bar with caps is the interval if the law is true, the broad pale one the interval if the law is only a law.
+    """
     for row in forecasts.itertuples():
         at = float(getattr(row, x))
+        ax.plot([at, at], [row.pi_model_low, row.pi_model_high], color=HOLDOUT, alpha=0.28, linewidth=9, solid_capstyle="butt", zorder=4)
         ax.errorbar(
             [at], [row.predicted], yerr=[[row.predicted - row.pi_low], [row.pi_high - row.predicted]], fmt="_", markersize=9,
             color=HOLDOUT, linewidth=1.8, capsize=4.5, zorder=5,
@@ -90,8 +120,9 @@ def draw_forecasts(forecasts: Frame, ax: Axes, *, x: str) -> Axes:
     if len(forecasts):
         last = forecasts.iloc[int(np.argmax(forecasts[x].to_numpy()))]
         text = "hold-out ★\nand forecast" if pd.notna(last.observed) else "forecast"
+        low = float(np.nanmin([last.pi_low, last.pi_model_low, last.predicted]))
         ax.annotate(
-            text, (float(last[x]), float(last.pi_low)), xytext=(4, -7), textcoords="offset points", ha="right", va="top", fontsize=SMALL,
+            text, (float(last[x]), low), xytext=(4, -7), textcoords="offset points", ha="right", va="top", fontsize=SMALL,
             color=HOLDOUT, linespacing=1.1, path_effects=HALO,
         )  # fmt: skip
     return ax

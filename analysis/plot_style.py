@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import colormaps, patheffects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
@@ -30,6 +32,9 @@ INK = "#222222"
 HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # keeps words readable over points and lines
 FAINT = "#8a8a8a"
 HOLDOUT = "#d1495b"  # the one colour outside the sequential map
+BRIGHTEST = 0.78  # share of viridis that is used: its brightest fifth is invisible on white
+SAME_LEVEL = 1.02  # neighbouring values within 2 % are one level
+MOST_LEVELS = 6  # drawn one by one; more values are shown by a colour bar
 _SUFFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -167,26 +172,47 @@ def sequential(values: Sequence[float] | np.ndarray, *, within: Sequence[float] 
     ends = logs if within is None else np.log(np.asarray(within, dtype=np.float64))
     span = np.ptp(ends)
     shares = np.clip((logs - ends.min()) / span, 0, 1) if span > 0 else np.full(len(logs), 0.4)
-    return [tuple(map(float, colormaps["viridis"](0.78 * share))) for share in shares]  # pyright: ignore[reportReturnType]
+    return [tuple(map(float, colormaps["viridis"](BRIGHTEST * share))) for share in shares]  # pyright: ignore[reportReturnType]
 
 
-def levels_of(values: Sequence[float] | np.ndarray, *, most: int = 6) -> tuple[list[float], bool]:
+def levels_of(values: Sequence[float] | np.ndarray, *, most: int = MOST_LEVELS) -> tuple[list[float], bool]:
     """Choose the values at which a law is drawn.
 
     Returns
     -------
     tuple
-        The levels, and whether they are the data's own levels (False: representative ones, the data being spread out).
+        The levels, and whether they are the data's own levels (False: representative ones, the data being spread out). Values within
+        2 % of their neighbour are one level.
     """
     array = np.asarray(values, dtype=np.float64)
-    found = np.unique(array)
+    found = distinct(array)
     if len(found) <= most:
-        return [float(v) for v in found], True
+        return found, True
     if len(found) * 2.5 <= len(array) and len(found) <= 3 * most:
-        chosen = found[np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))]
-        return [float(v) for v in chosen], True
+        return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, most).round().astype(int))], True
     low, high = np.quantile(array, [0.02, 0.98])
     return [float(v) for v in np.geomspace(low, high, 5)], False
+
+
+def distinct(values: Sequence[float] | np.ndarray) -> list[float]:
+    """Distinct values, ascending; of those within 2 % of their neighbour, the middle one."""
+    found = np.unique(np.asarray(values, dtype=np.float64))
+    groups = np.split(found, np.flatnonzero(found[1:] > SAME_LEVEL * found[:-1]) + 1)
+    return [float(group[len(group) // 2]) for group in groups if len(group)]
+
+
+def color_bar(ax: Axes, values: Sequence[float] | np.ndarray, header: str, *, formatter: Any = si) -> None:
+    """Explain the colours of `sequential` by a bar to the right of the axes; for values too many to name one by one."""
+    low, high = float(np.min(values)), float(np.max(values))
+    bar = ax.inset_axes((1.03, 0.0, 0.03, 0.9))
+    colors = ListedColormap(colormaps["viridis"](np.linspace(0, BRIGHTEST, 128)))
+    ax.figure.colorbar(ScalarMappable(LogNorm(low, high), colors), cax=bar)
+    bar.yaxis.set_major_locator(FixedLocator(log_ticks(low, high, most=5)))
+    bar.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatter(value)))
+    bar.yaxis.set_minor_locator(NullLocator())
+    bar.tick_params(labelsize=SMALL, color=FAINT, labelcolor=INK, length=3)
+    bar.spines[:].set_visible(False)
+    ax.text(1.025, 0.95, header, transform=ax.transAxes, color=INK, fontsize=SMALL, va="center", ha="left", parse_math=False)
 
 
 def spread(positions: Sequence[float], gap: float, *, low: float = -np.inf, high: float = np.inf) -> list[float]:

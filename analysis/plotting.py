@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from PIL import Image
 
-from analysis.drawings import (
-    draw_loss_against,
-    draw_loss_against_compute,
-    draw_loss_curves,
-    draw_residuals,
-    draw_returns,
-)
+from analysis.drawings import draw_loss_against, draw_loss_curves, draw_residuals, draw_returns
+from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.errors import UserError
-from analysis.plot_style import SMALL, Frame, levels_of, new_figure, title
+from analysis.plot_parts import axis_name, held_note, runs_of
+from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
 from analysis.runs import read_curves
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from analysis.tables import Analysis
 
 FORMATS = ("png", "svg", "pdf")
+LONG_FORMULA = 80  # characters of a formula that fit in the small print
+PALETTE, NEARLY_WHITE = 240, 250  # colours of a PNG; a channel so bright is white
+LEAST_SPAN = 1.05  # residuals are drawn against what varies by more
 
 
 def _main_fit(analysis: Analysis) -> Fit | None:
@@ -35,51 +37,66 @@ def _main_fit(analysis: Analysis) -> Fit | None:
     )
 
 
-def _table(analysis: Analysis, name: str) -> Frame:
-    return analysis.tables[name]
-
-
 def _small_print(analysis: Analysis, fit: Fit, *extra: str) -> str:
     """Say what the picture rests on: N convention, law, runs, exclusions, what the bands mean."""
     excluded = len(analysis.tables["exclusions"])
-    formula = fit.law.formula
+    formula = fit.law.formula if len(fit.law.formula) <= LONG_FORMULA else fit.law.name
     for name, letter in (("alpha", "α"), ("beta", "β"), ("gamma", "γ")):
         formula = formula.replace(name, letter)
+    formula = textwrap.shorten(formula, LONG_FORMULA, placeholder=" …")
     status = "" if fit.status == "converged" else f" Fit {fit.status}!"
     bands = f" Bands: {100 * fit.ci_level:g} % intervals, conditional on the law." if fit.draws is not None else ""
     return " ".join(
         [
-            f"N is {fit.n_column}. Law: {formula} on {fit.n_runs} runs of {fit.n_trunks} trunks; {excluded} runs not"
+            f"N is {fit.n_column}. Law: {formula} on {fit.n_runs} runs of {fit.n_trunks} trunks; {excluded} not"
             f" fitted (hold-outs included).{status}{bands}",
-            *extra,
+            *(note for note in extra if note),
         ]
     )
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     """Yield each plot's name and figure, in the order in which a reader wants them."""
+    yield from _loss_curves(analysis)
     fit = _main_fit(analysis)
-    if analysis.runs.folder is not None:
-        curves = read_curves(analysis.runs.folder)
-        column = analysis.runs.n_column
-        sizes = {
-            str(run): float(size)
-            for rows in (analysis.runs.frame, analysis.runs.holdouts)
-            for run, size in zip(rows["run_id"], rows["N"], strict=True)
-        }
-        if curves.run_id.isin(list(sizes)).any():
-            figure, (ax,) = new_figure(
-                caption="Lines: train loss, running mean; pale: trunk at constant rate, strong: cooldowns. "
-                f"Points: held-out loss where a run ends. Colour: {column} (N)."
-            )
-            draw_loss_curves(curves, ax, sizes=sizes)
-            title(ax, "Loss curves: trunks and their cooldowns")
-            yield "loss_curves", figure
     if fit is None:
         return
-    predictions, frontier, returns = (_table(analysis, name) for name in ("predictions", "frontier", "returns"))
+    predictions = analysis.tables["predictions"]
     # Hold-outs and their forecasts, where these count N as the fit does.
     forecasts = predictions[(predictions["kind"] != "cv") & (predictions["n_column"] == fit.n_column)]
+    yield from _loss_plots(analysis, fit, forecasts)
+    yield from _approaches(analysis, fit)
+    yield from _returns(analysis, fit)
+    yield from _residuals(analysis, fit, forecasts)
+
+
+def _loss_curves(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    if analysis.runs.folder is None:
+        return
+    curves = read_curves(analysis.runs.folder)
+    sizes = {
+        str(run): float(size)
+        for rows in (analysis.runs.frame, analysis.runs.holdouts)
+        for run, size in zip(rows["run_id"], rows["N"], strict=True)
+    }
+    if not curves.run_id.isin(list(sizes)).any():
+        return
+    figure, (ax,) = new_figure(
+        caption="Lines: train loss, running mean; pale: trunk at constant rate, strong: cooldowns. "
+        f"Points: held-out loss where a run ends. Colour: {analysis.runs.n_column} (N)."
+    )
+    draw_loss_curves(curves, ax, sizes=sizes)
+    title(ax, "Loss curves: trunks and their cooldowns")
+    yield "loss_curves", figure
+
+
+def _loss_plots(analysis: Analysis, fit: Fit, forecasts: Frame) -> Iterator[tuple[str, Figure]]:
+    words = ("held-out " if analysis.runs.folder is not None else "") + "loss, nats per token"
+    held_out = (
+        "Red: hold-out (star) and forecast; thin bar: interval if the law is true, broad bar: if it is only a law."
+        if len(forecasts)
+        else ""
+    )
     for axis, name, heading in (
         ("N", "loss_vs_params", "Loss against model size"),
         ("D", "loss_vs_tokens", "Loss against data size"),
@@ -87,32 +104,74 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
         shown = fit if axis in fit.law.variables else next((f for f in analysis.fits if axis in f.law.variables), None)
         if shown is None:
             continue
-        figure, (ax,) = new_figure(caption=_small_print(analysis, shown, "Points: runs, every seed. Dashed: extrapolation."))
+        note = ("Points: runs, every seed. Dashed: extrapolation.", held_note(shown), held_out)
+        figure, (ax,) = new_figure(caption=_small_print(analysis, shown, *note))
         draw_loss_against(shown, ax, axis=axis, forecasts=forecasts)
+        ax.set_ylabel(words)
         title(ax, heading)
         yield name, figure
-    joined = "Lines join the runs of one size. " if levels_of(fit.frame["N"].tolist())[1] else ""
-    figure, (ax,) = new_figure(right=0.95, caption=_small_print(analysis, fit, joined + "Dashed: extrapolation."))
-    own = frontier[frontier["fit_id"] == fit.fit_id]
-    draw_loss_against_compute(fit, ax, frontier=own, forecasts=forecasts)
+    sizes = len(distinct(fit.frame["N"]))
+    joined = "Lines join the runs of one size." if sizes <= 3 * MOST_LEVELS else "Colour: N."
+    caption = _small_print(analysis, fit, joined, "Dashed: extrapolation.", held_out)
+    figure, (ax,) = new_figure(right=0.95 if sizes <= MOST_LEVELS else 0.85, caption=caption)
+    frontier = analysis.tables["frontier"]
+    draw_loss_against_compute(fit, ax, frontier=frontier[frontier["fit_id"] == fit.fit_id], forecasts=forecasts)
+    ax.set_ylabel(words)
     title(ax, "Loss against compute")
     yield "loss_vs_flops", figure
+
+
+def _approaches(analysis: Analysis, fit: Fit) -> Iterator[tuple[str, Figure]]:
+    runs = analysis.runs
+    budgets = usable_budgets(runs.frame)
+    if len(budgets) >= 2:
+        figure, (ax,) = new_figure(
+            caption=f"N is {runs.n_column}, C is {runs.c_column}. Points: runs of {len(budgets)} budgets of compute with at least 4 sizes"
+            " each. Lines: parabola in log N. ◆ its minimum; ○ minimum of the interpolated losses; × no minimum inside the grid: the best"
+            " run is at its edge. Losses far above every minimum are cut off."
+        )
+        draw_isoflop(runs.frame, ax, axis=axis_name(fit, "N"))
+        title(ax, "IsoFLOP: the best size at each budget")
+        yield "isoflop", figure
+    table = analysis.tables["frontier"]
+    shown = table[(table["approach"] != "parametric") | (table["fit_id"] == fit.fit_id)]
+    if not len(shown):
+        return
+    alarm = "The approaches disagree: see the alarm in the report." if analysis.alarm else ""
+    note = f"C is {runs.c_column}; the law's 6ND is converted to it by the runs. Dotted: published lines, each with its own count of N."
+    figure, panels = new_figure(2, height=3.0, right=0.96, caption=_small_print(analysis, fit, "Dashed: beyond the data.", note, alarm))
+    for ax, axis, heading in zip(panels, ("N", "D"), ("Compute-optimal parameters", "Compute-optimal data"), strict=True):
+        draw_approaches(shown, runs.frame, ax, axis=axis)
+        title(ax, heading)
+    yield "approaches", figure
+
+
+def _returns(analysis: Analysis, fit: Fit) -> Iterator[tuple[str, Figure]]:
+    returns = analysis.tables["returns"]
     returns = returns[returns["fit_id"] == fit.fit_id]
     found = [axis for axis in ("N", "D", "C") if (returns["axis"] == axis).any()]
-    if found:
-        note = "Each point: the fall of the loss over one doubling, at the middle of that doubling."
-        figure, panels = new_figure(len(found), height=2.1, right=0.96, caption=_small_print(analysis, fit, note))
-        for ax, axis in zip(panels, found, strict=True):
-            draw_returns(returns[returns["axis"] == axis], ax, axis=axis, threshold=0.01 if axis == "C" else None)
-            title(ax, f"What a doubling of {'compute' if axis == 'C' else axis} buys")
-            ax.set_ylabel("nats per token", fontsize=SMALL + 1)
-        yield "diminishing_returns", figure
-    note = "Grey: ±2 sd of the noise between seeds. Bars: means. Star: hold-out against its forecast."
-    figure, panels = new_figure(3, height=2.3, caption=_small_print(analysis, fit, note))
-    for ax, against in zip(panels, ("N", "D", "D/N"), strict=True):
-        draw_residuals(fit, ax, against=against, forecasts=forecasts)
+    if not found:
+        return
+    note = "Each point: the fall of the loss over one doubling, at the middle of that doubling."
+    figure, panels = new_figure(len(found), height=2.1, right=0.96, caption=_small_print(analysis, fit, note))
+    for ax, axis in zip(panels, found, strict=True):
+        draw_returns(returns[returns["axis"] == axis], ax, axis=axis, threshold=0.01 if axis == "C" else None)
+        title(ax, f"What a doubling of {'compute' if axis == 'C' else axis} buys")
+        ax.set_ylabel("nats per token", fontsize=SMALL + 1)
+    yield "diminishing_returns", figure
+
+
+def _residuals(analysis: Analysis, fit: Fit, forecasts: Frame) -> Iterator[tuple[str, Figure]]:
+    frame = runs_of(fit)
+    columns = {"N": frame["N"], "D": frame["D"], "D/N": frame["ratio"]}
+    against = [name for name, values in columns.items() if values.max() > LEAST_SPAN * values.min()] or ["N"]
+    star = "Star: hold-out against its forecast." if len(forecasts) else ""
+    note = "Grey: ±2 sd of the noise between seeds. Bars: means."
+    figure, panels = new_figure(len(against), height=2.3, caption=_small_print(analysis, fit, note, star))
+    for ax, name in zip(panels, against, strict=True):
+        draw_residuals(fit, ax, against=name, forecasts=forecasts)
         ax.set_ylabel("above the law, %", fontsize=SMALL + 1)
-        title(ax, f"Residuals against {against}")
+        title(ax, f"Residuals against {name}")
     yield "residuals", figure
 
 
@@ -130,8 +189,8 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
     Returns
     -------
     list of Path
-        The files written: loss_curves (where curves are recorded), loss_vs_params, loss_vs_tokens, loss_vs_flops, diminishing_returns,
-        residuals (where a law could be fitted).
+        The files written: loss_curves (where curves are recorded), loss_vs_params, loss_vs_tokens, loss_vs_flops, isoflop (where two
+        budgets have runs of four sizes), approaches (where one gives an optimum), diminishing_returns, residuals.
 
     Raises
     ------
@@ -149,13 +208,22 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
     for name, figure in figures(analysis):
         path = target / f"{name}.{format}"
         temporary = target / f".{name}.{os.getpid()}.tmp"
-        # No dates in the files: the same input gives the same bytes.
-        metadata = {
-            "png": {"Software": None},
-            "svg": {"Date": None},
-            "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-        }[format]
-        figure.savefig(temporary, format=format, metadata=metadata)
+        _save(figure, temporary, format)
         os.replace(temporary, path)
         written.append(path)
     return written
+
+
+def _save(figure: Figure, path: Path, format: str) -> None:
+    """Write one figure without dates, so that the same input gives the same bytes; PNGs with a palette, a quarter of the size."""
+    if format != "png":
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[format]
+        figure.savefig(path, format=format, metadata=metadata)
+        return
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    buffer.seek(0)
+    with Image.open(buffer) as image:
+        small = image.convert("RGB").quantize(PALETTE, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    small.putpalette([255 if value >= NEARLY_WHITE else value for value in small.getpalette() or []])
+    small.save(path, "PNG", optimize=True)

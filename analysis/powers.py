@@ -22,6 +22,8 @@ EXPONENTS = (0.005, 6.0)
 FLOOR_SPAN = 9.0  # log E may lie this far below the smallest log loss: E is then 0 for every purpose
 COEFFICIENT_SPAN = 14.0
 REWEIGHTED = 2  # reweighting steps of the robust profile
+#: Cells an exponent of the grid, by number of exponents and whether the profile is robust (which costs six times as much a cell).
+CELLS = {(1, False): 48, (1, True): 48, (2, False): 20, (2, True): 14}
 
 
 @dataclass(frozen=True)
@@ -68,103 +70,104 @@ class PowerSum:
         return np.zeros(len(self.lower))
 
     @cached_property
-    def _bases(self) -> dict[tuple[int, int], Array]:
-        """Monomials of x that the sums over points need, by pair of terms (0 is the floor)."""
-        one = np.ones(len(self.x))
-        bases = {(0, 0): one[:, None]}
-        for i in range(self.terms):
-            x = self.x[:, i]
-            bases[0, 1 + i] = np.stack([one, x], axis=1)
-            bases[1 + i, 1 + i] = np.stack([one, x, x * x], axis=1)
-            for j in range(i + 1, self.terms):
-                bases[1 + i, 1 + j] = np.stack([one, x, self.x[:, j], x * self.x[:, j]], axis=1)
-        return bases
+    def _monomials(self) -> Array:
+        """Products of two of (1, x_1, ..., x_k) at the points, one a pair of `_pairs`: (n, pairs)."""
+        factors = [np.ones(len(self.x)), *self.x.T]
+        return np.stack([factors[i] * factors[j] for i, j in self._pairs], axis=1)
 
     @cached_property
-    def _lower_triangle(self) -> tuple[Array, Array]:
-        return np.tril_indices(1 + 2 * self.terms, -1)
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Pairs of terms, the floor being term 0."""
+        return [(i, j) for i in range(self.terms + 1) for j in range(i, self.terms + 1)]
 
     @cached_property
-    def _tie(self) -> Array | None:
-        """(full coordinates, theta) map of a law that shares an exponent; None when all are separate."""
-        if self.exponent_of == tuple(range(self.terms)):
-            return None
+    def _tie(self) -> Array:
+        """Map from a coordinate for every term's own exponent to theta: (1 + 2k, p)."""
         k = self.terms
         tie = np.zeros((1 + 2 * k, 1 + k + max(self.exponent_of) + 1))
         tie[: 1 + k, : 1 + k] = np.eye(1 + k)
-        for i, at in enumerate(self.exponent_of):
-            tie[1 + k + i, 1 + k + at] = 1
+        tie[1 + k + np.arange(k), 1 + k + np.array(self.exponent_of)] = 1
         return tie
 
-    def _parts(self, theta: Array) -> tuple[list[Array], Array]:
-        """Each term over the floor (the floor's is 1), and the log of their sum."""
-        parts: list[Array] = []
+    @cached_property
+    def _assembly(self) -> tuple[Array, Array]:
+        """Linear maps from sums over points (rows: shares, products of shares, squared shares; each times every monomial).
+
+        To the gradient, the Hessian and the metric's diagonal in theta, side by side; exact, and Gauss-Newton.
+        """
+        k, pairs, tie = self.terms, self._pairs, self._tie
+        full, rows = 1 + 2 * k, (k + 1) + len(pairs) + (k + 1)
+        term, factor = [*range(k + 1), *range(1, k + 1)], [0] * (k + 1) + [*range(1, k + 1)]
+        sign = np.array([1.0] * (k + 1) + [-1.0] * k)
+        of_pair = {pair: at for at, pair in enumerate(pairs)}
+        gradient, own, product = np.zeros((rows, len(pairs), full)), *np.zeros((2, rows, len(pairs), full, full))
+        diagonal = np.zeros((rows, len(pairs), full))
+        for c in range(full):
+            gradient[term[c], of_pair[0, factor[c]], c] = sign[c]
+            diagonal[k + 1 + len(pairs) + term[c], of_pair[factor[c], factor[c]], c] = 1
+            for d in range(full):
+                monomial = of_pair[min(factor[c], factor[d]), max(factor[c], factor[d])]
+                product[k + 1 + of_pair[min(term[c], term[d]), max(term[c], term[d])], monomial, c, d] = sign[c] * sign[d]
+                if term[c] == term[d]:
+                    own[term[c], monomial, c, d] = sign[c] * sign[d]
+        flat = rows * len(pairs)
+
+        def assemble(hessian: Array) -> Array:
+            tied = (tie.T @ hessian @ tie).reshape(flat, -1)
+            return np.concatenate([gradient.reshape(flat, full) @ tie, tied, diagonal.reshape(flat, full) @ tie], axis=1)
+
+        return assemble(own + product), assemble(product)
+
+    def _parts(self, theta: Array) -> tuple[Array, Array]:
+        """Each term over the floor (the first, the floor's own, is left empty): (1 + k, problems, n); and the log of their sum."""
+        parts = np.empty((self.terms + 1, len(theta), len(self.x)))
         for i, at in enumerate(self.exponent_of):
-            z = np.multiply.outer(-theta[:, 1 + self.terms + at], self.x[:, i])
-            z += (theta[:, 1 + i] - theta[:, 0])[:, None]
-            parts.append(np.exp(z, out=z))
-        total = 1.0 + sum(parts)
+            part = np.multiply(-theta[:, 1 + self.terms + at, None], self.x[:, i], out=parts[1 + i])
+            part += (theta[:, 1 + i] - theta[:, 0])[:, None]
+        np.exp(parts[1:], out=parts[1:])
+        total = parts[1] + 1.0
+        for part in parts[2:]:
+            total += part
         return parts, total
 
     def log_loss(self, theta: Array) -> Array:
         """See `Model`."""
         return np.log(self._parts(theta)[1]) + theta[:, :1]
 
-    def evaluate(self, theta: Array) -> tuple[Array, list[Array]]:
-        """See `Model`."""
+    def evaluate(self, theta: Array) -> tuple[Array, Array]:
+        """See `Model`; the state is each term's share of the loss, the floor's first: (1 + k, problems, n)."""
         parts, total = self._parts(theta)
-        inverse = 1.0 / total
+        np.divide(1.0, total, out=parts[0])
+        parts[1:] *= parts[0]
         f = np.log(total, out=total)
         f += theta[:, :1]
-        for part in parts:
-            part *= inverse
-        return f, [inverse, *parts]
+        return f, parts
 
-    def contract(self, state: list[Array], theta: Array, slope: Array, curve: Array, metric: Array | None) -> tuple[Array, Array, Array]:
-        """See `Model`."""
-        k, p = self.terms, 1 + 2 * self.terms
-        # d2f = sum_i share_i z'_i z'_i^T - J J^T
-        inner = curve if metric is None else curve - slope
-        hessian = np.empty((len(theta), p, p))
-        gradient = np.empty((len(theta), p))
-        diagonal = np.empty((len(theta), p))
-        for i in range(k + 1):
-            own = slope * state[i]
-            moments = own @ self._bases[i, i]
-            gradient[:, i] = moments[:, 0]
-            if i:
-                gradient[:, k + i] = -moments[:, 1]
-            weighted = inner * state[i]
-            for j in range(i, k + 1):
-                sums = (weighted * state[j]) @ self._bases[i, j]
-                if metric is not None and i == j:
-                    sums += moments
-                hessian[:, i, j] = sums[:, 0]
-                if i == j and i:
-                    hessian[:, i, k + i], hessian[:, k + i, k + i] = -sums[:, 1], sums[:, 2]
-                elif j and not i:
-                    hessian[:, 0, k + j] = -sums[:, 1]
-                elif j:
-                    hessian[:, j, k + i], hessian[:, i, k + j], hessian[:, k + i, k + j] = -sums[:, 1], -sums[:, 2], sums[:, 3]
-            if metric is not None:
-                square = (metric * state[i] * state[i]) @ self._bases[i, i]
-                diagonal[:, i] = square[:, 0]
-                if i:
-                    diagonal[:, k + i] = square[:, 2]
-        row, column = self._lower_triangle
-        hessian[:, row, column] = hessian[:, column, row]
-        if metric is None:
-            diagonal = np.einsum("bii->bi", hessian).copy()
-        if self._tie is None:
-            return gradient, hessian, diagonal
-        return gradient @ self._tie, self._tie.T @ hessian @ self._tie, diagonal @ self._tie
+    def contract(self, state: Array, theta: Array, slope: Array, curve: Array, metric: Array | None) -> tuple[Array, Array, Array]:
+        """See `Model`: d2f = sum_i share_i z'_i z'_i^T - J J^T, so that everything is a sum of shares times monomials of x."""
+        k, p, pairs = self.terms, theta.shape[1], self._pairs
+        exact, gauss = self._assembly
+        used = (k + 1) + len(pairs) + (0 if metric is None else k + 1)
+        block = np.empty((used, *slope.shape))
+        np.multiply(state, slope, out=block[: k + 1])
+        weighted = state * (curve if metric is None else curve - slope)
+        for at, (i, j) in enumerate(pairs, start=k + 1):
+            np.multiply(weighted[i], state[j], out=block[at])
+        if metric is not None:
+            square = np.multiply(state, state, out=block[k + 1 + len(pairs) :])
+            square *= metric
+        sums = (block.reshape(-1, slope.shape[1]) @ self._monomials).reshape(used, len(theta), len(pairs))
+        sums = np.moveaxis(sums, 1, 0).reshape(len(theta), -1)
+        found = sums @ (gauss if metric is None else exact)[: sums.shape[1]]
+        hessian = found[:, p : p + p * p].reshape(-1, p, p)
+        diagonal = np.einsum("bii->bi", hessian).copy() if metric is None else found[:, p + p * p :]
+        return found[:, :p], hessian, diagonal
 
     def jacobian(self, theta: Array) -> Array:
         """Derivatives of log loss at one theta (p,): (n, p)."""
         shares = self.evaluate(theta[None])[1]
         columns = [*shares, *(-share * self.x[:, i] for i, share in enumerate(shares[1:]))]
-        jac = np.stack([c[0] for c in columns], axis=1)
-        return jac if self._tie is None else jac @ self._tie
+        return np.stack([c[0] for c in columns], axis=1) @ self._tie
 
     def decode(self, theta: Array) -> dict[str, Any]:
         """Coordinates -> parameters as published; the last axis of `theta` is the parameter."""
@@ -238,29 +241,38 @@ class PowerSum:
         (g,), (g^m,), (g^m, 1 + k)
             Grid, errors in C order, the best E and (centred) coefficients.
         """
-        m = max(self.exponent_of) + 1
-        grid = np.geomspace(0.03, 2.5, 20 if m == 2 else 48)
-        at = np.indices((len(grid),) * m).reshape(m, -1)
+        m, robust = max(self.exponent_of) + 1, np.isfinite(delta)
+        grid = np.geomspace(0.03, 2.5, CELLS[m, bool(robust)])
         powers = [np.exp(-np.outer(grid, self.x[:, i])) for i in range(self.terms)]
         gram, right = self._moments(powers, loss, weight, len(grid), m)
         error, coefficients = nonnegative(gram, right)
-        if not np.isfinite(delta):
+        if not robust:
             return grid, error + float(weight @ (loss * loss)), coefficients
+        at = np.indices((len(grid),) * m).reshape(m, -1)
         columns = [powers[i][at[e]] for i, e in enumerate(self.exponent_of)]
         size = np.sqrt(weight)
-        for _ in range(REWEIGHTED):
-            r = (coefficients[:, :1] + sum(c * coefficients[:, 1 + i, None] for i, c in enumerate(columns)) - loss) * size
-            w = weight * np.minimum(1.0, delta / np.maximum(np.abs(r), 1e-300))
-            design = [w, *(w * c for c in columns)]
-            for i, first in enumerate(design):
-                right[:, i] = first @ loss
-                for j in range(i, len(design)):
-                    gram[:, i, j] = first.sum(axis=1) if j == 0 else np.einsum("bn,bn->b", first, columns[j - 1])
-                    gram[:, j, i] = gram[:, i, j]
+        bent, moment = np.empty((2, len(error), len(loss)))
+        for step in range(REWEIGHTED + 1):
+            r = np.multiply(columns[0], coefficients[:, 1, None], out=bent)
+            for i, column in enumerate(columns[1:], start=2):
+                r += np.multiply(column, coefficients[:, i, None], out=moment)
+            r += coefficients[:, :1] - loss
+            r *= size
+            a = np.abs(r, out=bent)
+            if step == REWEIGHTED:
+                low = np.minimum(a, delta, out=moment)
+                return grid, np.einsum("bn,bn->b", low, a) - 0.5 * np.einsum("bn,bn->b", low, low), coefficients
+            w = np.divide(delta, np.maximum(a, delta, out=bent), out=bent)
+            w *= weight
+            gram[:, 0, 0], right[:, 0] = w.sum(axis=1), w @ loss
+            for i, first in enumerate(columns, start=1):
+                np.multiply(w, first, out=moment)
+                gram[:, 0, i] = gram[:, i, 0] = moment.sum(axis=1)
+                right[:, i] = moment @ loss
+                for j in range(i, len(columns) + 1):
+                    gram[:, i, j] = gram[:, j, i] = np.einsum("bn,bn->b", moment, columns[j - 1])
             coefficients = nonnegative(gram, right)[1]
-        a = np.abs(coefficients[:, :1] + sum(c * coefficients[:, 1 + i, None] for i, c in enumerate(columns)) - loss) * size
-        low = np.minimum(a, delta)
-        return grid, (low * (a - 0.5 * low)).sum(axis=1), coefficients
+        raise AssertionError
 
     def _moments(self, powers: list[Array], loss: Array, weight: Array, size: int, m: int) -> tuple[Array, Array]:
         """Normal equations of every cell of the grid, by products of matrices: (size^m, 1 + k, 1 + k), (size^m, 1 + k)."""
@@ -279,34 +291,41 @@ class PowerSum:
 
 
 def nonnegative(gram: Array, right: Array) -> tuple[Array, Array]:
-    """Minimise ``c G c - 2 c r`` over c >= 0, batched, by every subset of up to three columns: (b, m, m), (b, m) -> (b,), (b, m)."""
+    """Minimise ``c G c - 2 c r`` over c >= 0, batched, by every subset of up to three columns: (b, m, m), (b, m) -> (b,), (b, m).
+
+    Where a system is not finite the minimum is infinite, and c is 0.
+    """
     m = right.shape[1]
-    error, coefficients = np.full(len(right), np.inf), np.zeros_like(right)
-    todo = np.arange(len(right))
-    for size in range(m, 0, -1):
-        for subset in combinations(range(m), size):
-            wanted = right[todo][:, subset]
-            with np.errstate(all="ignore"):
-                solved = _eliminate(gram[todo][:, subset][:, :, subset], wanted)
-                rest = -(solved * wanted).sum(axis=1)
-                better = (solved >= 0).all(axis=1) & (rest < error[todo])
-            rows = todo[better]
-            error[rows] = rest[better]
-            coefficients[rows] = 0.0
-            coefficients[np.ix_(rows, subset)] = solved[better]
-        if size == m:
-            todo = np.flatnonzero(np.isinf(error))  # elsewhere the unconstrained minimum is allowed, and nothing beats it
-    return error, coefficients
+    coefficients = np.zeros((m, len(right)))
+    g, r = np.ascontiguousarray(gram.transpose(1, 2, 0)), np.ascontiguousarray(right.T)
+    with np.errstate(all="ignore"):
+        error = np.where(np.isfinite(r.sum(axis=0) + g.sum(axis=(0, 1))), 0.0, np.inf)
+        todo: Any = slice(None)  # all; after the whole set of columns, those where its minimum is not allowed
+        for size in range(m, 0, -1):
+            for subset in combinations(range(m), size):
+                wanted = [r[i, todo] for i in subset]
+                solved = _eliminate([[g[i, j, todo] for j in subset] for i in subset], wanted)
+                rest = -sum(c * w for c, w in zip(solved, wanted, strict=True))
+                better = (np.array(solved) >= 0).all(axis=0) & (rest < error[todo])
+                rows = np.arange(len(right))[todo][better]
+                error[rows] = rest[better]
+                coefficients[:, rows] = 0.0
+                for i, c in zip(subset, solved, strict=True):
+                    coefficients[i, rows] = c[better]
+            if size == m:
+                todo = np.flatnonzero(error == 0)  # elsewhere the unconstrained minimum is allowed, and nothing beats it
+    return error, coefficients.T
 
 
-def _eliminate(gram: Array, right: Array) -> Array:
-    """Solve symmetric positive definite systems by elimination over the whole batch: (b, m, m), (b, m) -> (b, m); m is small."""
-    if right.shape[1] == 1:
-        return right / gram[:, 0]
-    ratio = gram[:, 1:, 0] / gram[:, :1, 0]
-    inner = gram[:, 1:, 1:] - ratio[:, :, None] * gram[:, None, 0, 1:]
-    last = _eliminate(inner, right[:, 1:] - ratio * right[:, :1])
-    return np.concatenate([(right[:, :1] - (gram[:, 0, 1:] * last).sum(axis=1, keepdims=True)) / gram[:, :1, 0], last], axis=1)
+def _eliminate(gram: list[list[Array]], right: list[Array]) -> list[Array]:
+    """Solve symmetric positive definite systems by elimination over the whole batch: m x m and m arrays (b,) -> m arrays (b,)."""
+    if len(right) == 1:
+        return [right[0] / gram[0][0]]
+    inverse = 1 / gram[0][0]
+    ratios = [row[0] * inverse for row in gram[1:]]
+    inner = [[v - ratio * top for v, top in zip(row[1:], gram[0][1:], strict=True)] for row, ratio in zip(gram[1:], ratios, strict=True)]
+    last = _eliminate(inner, [v - ratio * right[0] for v, ratio in zip(right[1:], ratios, strict=True)])
+    return [(right[0] - sum(top * c for top, c in zip(gram[0][1:], last, strict=True))) * inverse, *last]
 
 
 def power_sum(expression: Expression) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]] | None:

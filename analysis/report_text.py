@@ -1,51 +1,85 @@
-"""The plain report at the end of a fit: law, intervals, forecast, warnings, each where its number is printed."""
+"""The plain report at the end of a fit: laws, approaches, critical points, forecasts, each with the words its numbers need."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from analysis.critical import DEAREST
 
 if TYPE_CHECKING:
     from analysis.fitting import Fit
+    from analysis.frames import Frame
     from analysis.tables import Analysis
 
 WIDTH = 100
+TRUE, ONLY = "if the law is true", "if the law is only a law"
+#: Exponents under two ways of counting that differ by more are worth a line.
+MATERIAL_CONVENTION = 0.02
+MOST_FORECASTS, MOST_COUNTS = 8, 3
 
 
 def summary(analysis: Analysis) -> str:
     """Return the terminal report of an analysis: plain text, no colours, lines of at most 100 characters where words allow."""
-    runs = analysis.runs
-    lines = [
-        f"{len(runs.frame)} runs fitted, {len(runs.excluded)} not (exclusions.csv has each reason); N is {runs.n_column},"
-        f" D is {runs.d_column}, loss is {runs.loss_column}",
-    ]
-    for fit in sorted(analysis.fits, key=lambda f: len(f.law.variables)):
-        lines += ["", *_law(fit)]
-    lines += _critical(analysis)
-    lines += _forecasts(analysis)
-    if analysis.notes or analysis.warnings:
-        lines.append("")
-    lines += [f"not fitted: {note}" for note in analysis.notes]
-    lines += [f"warning: {text}" for text in analysis.warnings]
-    if analysis.folder is not None:
-        lines += ["", f"tables: {analysis.folder}/  laws.csv fits.csv frontier.csv returns.csv predictions.csv exclusions.csv"]
     wrapped = [
-        textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False) or [""] for line in lines
+        textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False) or [""]
+        for line in summary_lines(analysis)
     ]
     return "\n".join(part for parts in wrapped for part in parts)
 
 
+def summary_lines(analysis: Analysis) -> list[str]:
+    """Return the lines of the report before they are wrapped: an empty one between sections, "- " before what belongs to the line above."""
+    runs = analysis.runs
+    lines = [
+        f"{len(runs.frame)} runs fitted, {len(runs.excluded)} not (exclusions.csv has each reason); N is {runs.n_column},"
+        f" D is {runs.d_column}, loss is {runs.loss_column}",
+        "intervals are conditional on the law: they do not hold if it is wrong",
+    ]
+    for fit in sorted(analysis.fits, key=lambda f: len(f.law.variables)):
+        lines += ["", *_law(fit)]
+    lines += _rivals(analysis.fits)
+    lines += _approaches(analysis)
+    lines += _critical(analysis)
+    lines += _forecasts(analysis.tables["predictions"])
+    if analysis.notes or analysis.warnings:
+        lines.append("")
+    lines += [f"not fitted: {note}" for note in dict.fromkeys(analysis.notes)]
+    lines += [f"warning: {text}" for text in merged_warnings(analysis)]
+    if analysis.folder is not None:
+        lines += ["", f"tables: {analysis.folder}/  {' '.join(f'{name}.csv' for name in analysis.tables)}"]
+    return lines
+
+
+def merged_warnings(analysis: Analysis) -> list[str]:
+    """Return each warning once; one that several laws share names them together."""
+    by_text: dict[str, list[str]] = {}
+    for warning in analysis.warnings:
+        name = next((fit.law.name for fit in analysis.fits if warning.startswith(f"{fit.law.name}: ")), "")
+        by_text.setdefault(warning.removeprefix(f"{name}: ") if name else warning, []).append(name)
+    named = {text: ", ".join(dict.fromkeys(name for name in names if name)) for text, names in by_text.items()}
+    return [f"{names}: {text}" if names else text for text, names in named.items()]
+
+
+def rivals(fits: list[Fit]) -> list[Fit]:
+    """Laws in N and D by their error on dearer runs, lowest first; empty when there are fewer than two."""
+    found = [fit for fit in fits if {"N", "D"} <= set(fit.law.variables)]
+    return sorted(found, key=lambda f: f.cv_error if math.isfinite(f.cv_error) else math.inf) if len(found) > 1 else []
+
+
 def _law(fit: Fit) -> list[str]:
+    name = "" if fit.law.name == fit.law.formula else f"{fit.law.name}: "
+    lines = [f"{name}L = {fit.law.formula}   on {fit.n_runs} runs of {fit.n_trunks} trunks ({fit.subset})"]
     level = f"{100 * fit.ci_level:g} % interval"
-    lines = [f"{fit.law.name}: L = {fit.law.formula}   on {fit.n_runs} runs of {fit.n_trunks} trunks ({fit.subset})"]
+    width = max((len(parameter) for parameter in fit.law.parameters), default=0)
     for row in fit.parameter_table().to_dict("records"):
-        band = f"   {level} [{row['ci_low']:.4g}, {row['ci_high']:.4g}]" if math.isfinite(row["ci_low"]) else "   no interval (no draws)"
-        lines.append(f"- {row['parameter']:5} = {row['estimate']:.4g}{band}")
-    if fit.draws is not None:
-        lines.append("- intervals are conditional on the law, and do not hold if it is wrong")
+        band = f"   {level} [{row['ci_low']:.4g}, {row['ci_high']:.4g}]" if math.isfinite(row["ci_low"]) else "   no interval"
+        lines.append(f"- {row['parameter']:{width}} = {row['estimate']:.4g}{band}")
+    if fit.draws is None:
+        lines.append("- these intervals are instant ones (sandwich, Student's t); --bootstrap DRAWS gives joint draws")
     cv = f"{100 * fit.cv_error:.2f} %" if math.isfinite(fit.cv_error) else "unknown (too few runs for folds)"
     lines.append(
         f"- residual {100 * fit.rmse_log:.2f} % rms;"
@@ -56,13 +90,71 @@ def _law(fit: Fit) -> list[str]:
     return lines
 
 
+def _rivals(fits: list[Fit]) -> list[str]:
+    found = rivals(fits)
+    if not found:
+        return []
+    lines = ["", "laws in N and D, by their error on dearer runs predicted from cheaper ones (lowest first)"]
+    for fit in found:
+        error = f"{100 * fit.cv_error:.2f} %" if math.isfinite(fit.cv_error) else "unknown"
+        lines.append(f"- {fit.law.name}: {error}, {len(fit.law.parameters)} parameters, status {fit.status}")
+    return lines
+
+
+def _approaches(analysis: Analysis) -> list[str]:
+    """One line an approach to the compute-optimal model, the alarm, and what the counts of N and C change."""
+    table = analysis.tables["approaches"]
+    if not len(table):
+        return []
+    lines = ["", f"compute-optimal model: N* ~ C^a, D* ~ C^b; N* at the largest compute, {table['flops'].iloc[0]:.3g} FLOPs"]
+    lines += [_approach(row) for row in table.to_dict("records") if math.isfinite(row["a"])]
+    lines += [f"- {', '.join(names)}: {reason}" for reason, names in refused_approaches(table).items()]
+    if analysis.alarm:
+        lines.append(
+            f"- ALARM: the approaches disagree ({analysis.alarm}). At least one is biased here: see approaches.png and isoflop.png before"
+            " you plan with any of them."
+        )
+    return lines + _conventions(analysis.tables["conventions"])
+
+
+def refused_approaches(table: Frame) -> dict[str, list[str]]:
+    """Why approaches of approaches.csv gave no exponent: reason -> the approaches that it holds for."""
+    refused: dict[str, list[str]] = {}
+    for row in table[~np.isfinite(table["a"].astype(float))].to_dict("records"):
+        refused.setdefault(str(row["reason"]).removeprefix(f"{row['approach']}: "), []).append(row["approach"])
+    return refused
+
+
+def _approach(row: dict[str, Any]) -> str:
+    a, n = _band(row["a_low"], row["a_high"], ".3f"), _band(row["params_low"], row["params_high"], ".2g")
+    reason = f"; {row['reason']}" if row["reason"] else ""
+    return f"- {row['approach']}: a = {row['a']:.3f}{a}, b = {row['b']:.3f}, N* = {row['params_opt']:.3g}{n}{reason}"
+
+
+def _band(low: float, high: float, style: str) -> str:
+    return f" [{low:{style}}, {high:{style}}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def _conventions(table: Frame) -> list[str]:
+    """What counting N and C otherwise does to a; nothing when one count gives one answer."""
+    known = table[np.isfinite(table["a"].astype(float))]
+    if not len(known) or (known["n_column"].nunique() == 1 and np.ptp(known["a"]) <= MATERIAL_CONVENTION):
+        return []
+    lines = [f"- the counts of N and C move a from {known['a'].min():.3f} to {known['a'].max():.3f}, same runs (conventions.csv)"]
+    groups = list(known.groupby("n_column", sort=False))
+    for name, rows in groups[: MOST_COUNTS - 1]:
+        ways = [f"a = {row['a']:.3f} with C {row['c_column']} ({row['approach']})" for row in rows.to_dict("records")]
+        lines.append(f"  N = {name}: {', '.join(ways)}")
+    return lines
+
+
 def _critical(analysis: Analysis) -> list[str]:
     """One line a critical point."""
     lines = [""] if analysis.critical else []
     for point in analysis.critical:
         left = f"(L - E)/L = {100 * point.reducible_left:.2g} %" if math.isfinite(point.reducible_left) else "no floor in this law"
         quantity = {"N": "N = {:.2e}", "D": "D = {:.2e} tokens", "C": "C = {:.2e} FLOPs"}[point.axis].format(point.value)
-        band = f" [{point.ci_low:.2g}, {point.ci_high:.2g}]" if math.isfinite(point.ci_low) else ""
+        band = _band(point.ci_low, point.ci_high, ".2g")
         where = "beyond the data: an extrapolation" if point.beyond_data else "inside the data"
         if point.name == DEAREST:
             lines.append(f"{point.name}: {left}")
@@ -77,18 +169,42 @@ def _critical(analysis: Analysis) -> list[str]:
     return lines
 
 
-def _forecasts(analysis: Analysis) -> list[str]:
-    table, lines = analysis.tables["predictions"], []
-    for row in table[table["kind"] != "cv"].to_dict("records"):
-        band = f" [{row['pi_low']:.4f}, {row['pi_high']:.4f}]" if math.isfinite(row["pi_low"]) else ""
-        lines += ["", f"{row['kind']} {row['run_id']}: predicted {row['predicted']:.4f}{band} nats/token ({row['extrapolation']})"]
-        if not math.isfinite(row["observed"]):
-            lines.append("- observed: not yet trained")
-            continue
-        inside = {True: "inside its interval", False: "outside its interval"}.get(row["inside_interval"], "no interval")
-        text = f"- observed {row['observed']:.4f}: error {100 * row['relative_error']:+.2f} %, {inside}"
-        if math.isfinite(row["threshold"]):
-            met = abs(row["relative_error"]) <= row["threshold"]
-            text += f"; {'met' if met else 'missed'} the threshold of {100 * row['threshold']:g} % that was fixed beforehand"
-        lines.append(text)
+def _forecasts(table: Frame) -> list[str]:
+    """Forecasts and hold-outs with both intervals, the first few one by one, many in sum."""
+    rows = table[table["kind"] != "cv"]
+    lines: list[str] = []
+    for row in rows.head(MOST_FORECASTS).to_dict("records"):
+        lines += ["", *_forecast(row)]
+    scored = rows[np.isfinite(rows["observed"].astype(float))]
+    if len(rows) > MOST_FORECASTS:
+        lines += ["", f"{len(rows) - MOST_FORECASTS} more in predictions.csv"]
+    if len(scored) > 1:
+        inside = [
+            f"{int((column == True).sum())} of {int(column.notna().sum())} inside the interval {words}"  # noqa: E712
+            for column, words in ((scored["inside_interval"], TRUE), (scored["inside_model_interval"], ONLY))
+            if column.notna().any()
+        ]
+        error = 100 * scored["relative_error"].astype(float).abs()
+        errors = f"{len(scored)} hold-outs scored: error {error.mean():.2f} % (mean), {error.max():.2f} % (largest)"
+        lines += ["", "; ".join([errors, *inside])]
     return lines
+
+
+def _forecast(row: dict[str, Any]) -> list[str]:
+    lines = [f"{row['kind']} {row['run_id']}: predicted {row['predicted']:.4f} nats/token ({row['extrapolation']})"]
+    none = "none was registered" if row["kind"] == "forecast" else "none: no draws, or too few runs"
+    true, only = _band(row["pi_low"], row["pi_high"], ".4f"), _band(row["pi_model_low"], row["pi_model_high"], ".4f")
+    lines.append(f"- interval {TRUE}:{true or ' ' + none}")
+    centre = f"{only} about {row['predicted_model']:.4f}" if only else f" {none}"
+    lines.append(f"- interval {ONLY}:{centre}")
+    if not math.isfinite(row["observed"]):
+        return [*lines, "- observed: not yet trained"]
+    known = [(row["inside_interval"], TRUE), (row["inside_model_interval"], ONLY)]
+    verdicts = [
+        f"{'inside' if inside else 'outside'} the interval {words}" for inside, words in known if isinstance(inside, bool | np.bool_)
+    ]
+    text = "; ".join([f"- observed {row['observed']:.4f}: error {100 * row['relative_error']:+.2f} %", *(verdicts or ["no interval"])])
+    if math.isfinite(row["threshold"]):
+        met = abs(row["relative_error"]) <= row["threshold"]
+        text += f"; {'met' if met else 'missed'} the threshold of {100 * row['threshold']:g} % that was fixed beforehand"
+    return [*lines, text]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from analysis.absolute import polish
 from analysis.errors import UserError
 from analysis.frames import Frame
 from analysis.laws import LAWS, Law
@@ -15,7 +16,9 @@ from analysis.powers import PowerSum
 MAD = 1.4826  # median absolute deviation -> sd at the normal
 HUBER = 1.345  # 95 % efficiency at the normal (Huber 1981)
 STARTS = 12
-ROUGH, FINE = 15, 400  # Newton steps of a stage, and of the last one (a formula's valleys may be long)
+ROUGH, MIDDLE, FINE = 15, 60, 400  # Newton steps of a stage, of the last one, and of the two best after it (valleys may be long)
+LAD_STAGES = (0, -1)  # of Huber's delta over the residuals' scale, powers of ten: the exact end comes from linear programmes
+LAD_ROUGH = 25  # linear programmes from every point, before the best goes on
 KEEP = 6  # distinct points that are carried on after the first stage
 
 
@@ -140,13 +143,20 @@ def solve(problem: Problem, loss: Loss, starts: Array, counts: Array) -> Solutio
         raise UserError("the law is not defined at any start; check its formula and bounds")
     spread = robust_sd(problem, theta[0])
     stages, warm = _stages(problem, loss, theta[0], spread)
-    for stage in stages:
-        theta, values = minimise(problem, theta, delta=stage, iterations=ROUGH, tolerance=1e-5)
+    for stage in stages if len(theta) > 1 or loss.kind == "lad" else stages[:-1]:
+        theta, values = minimise(problem, theta, delta=stage, iterations=ROUGH, tolerance=1e-3)
         theta, values, counts = _distinct(theta, values, counts, 1e-2)
-    theta, values = minimise(problem, theta, delta=stages[-1], iterations=FINE, tolerance=1e-15)
+    if loss.kind == "lad":
+        theta, values, gap = _polish_all(problem, theta)
+    else:
+        theta, values = minimise(problem, theta, delta=stages[-1], iterations=MIDDLE, tolerance=1e-15)
+        theta, values, counts = _distinct(theta, values, counts, 1e-3)
+        if (gap := _newton_gap(problem, theta[0], stages[-1])) > 1e-12:
+            theta[:2], values[:2] = minimise(problem, theta[:2], delta=stages[-1], iterations=FINE, tolerance=1e-15)
+            gap = None
     theta, values, counts = _distinct(theta, values, counts, 1e-3)
     agree = counts[values <= values[0] * (1 + 1e-6) + 1e-14].sum() / everywhere
-    gap = _newton_gap(problem, theta[0], stages[-1])
+    gap = _newton_gap(problem, theta[0], stages[-1]) if gap is None else gap
     return Solution(problem, theta[0], warm, float(values[0]), int(everywhere), float(agree), gap)
 
 
@@ -156,6 +166,16 @@ def resolve(solution: Solution, problem: Problem, theta: Array, weights: Array |
     for stage in solution.stages:
         theta, values = minimise(problem, theta, delta=stage, weights=weights, iterations=60, tolerance=1e-9)
     return theta, values
+
+
+def _polish_all(problem: Problem, theta: Array) -> tuple[Array, Array, float]:
+    """Exact minima of absolute errors: a few linear programmes from every point (s, p), many from the best; and its certificate."""
+    ends = [polish(problem, point, iterations=LAD_ROUGH) for point in theta]
+    best = min(range(len(ends)), key=lambda at: ends[at][1])
+    if ends[best][2] > 1e-12:
+        ends[best] = polish(problem, ends[best][0])
+    points, values, gaps = zip(*ends, strict=True)
+    return np.array(points), np.array(values), gaps[best]
 
 
 def robust_sd(problem: Problem, theta: Array) -> float:
@@ -176,8 +196,7 @@ def _stages(problem: Problem, loss: Loss, best: Array, spread: float) -> tuple[t
     if loss.kind == "mse":
         return (np.inf,), (np.inf,)
     if loss.kind == "lad":
-        stages = tuple(spread * 10.0**power for power in (0, -1, -2, -3, -4, -5))
-        return stages, stages[2:5]
+        return tuple(spread * 10.0**power for power in LAD_STAGES), tuple(spread * 10.0**power for power in (-2, -3, -4))
     if loss.delta is not None:
         first = max(30 * loss.delta, 3 * spread)
         steps = max(1, int(np.ceil(np.log10(first / loss.delta))))

@@ -76,13 +76,17 @@ def _parametric(runs: Runs, fit: Fit) -> Parametric | None:
     if not np.isfinite(ends).all():
         return None
     a, b = np.diff(np.log(ends), axis=0)[0] / np.log(4)
-    bands = [math.nan] * 4
+    a_low = a_high = b_low = b_high = math.nan
     if params is not None:
         low, high = (np.array(split_budget(fit.law, params, to_6nd(f * top))) for f in (0.5, 2.0))
         slopes = np.log(high / low) / np.log(4)
         slopes = slopes[:, np.isfinite(slopes).all(axis=0)]
-        bands = [float(v) for v in np.percentile(slopes, [tail, 100 - tail], axis=1).T.ravel()] if slopes.shape[1] else bands
-    return Parametric(optimum, float(a), float(b), *bands, interval if params is not None else None, fit.n_runs, fit.ci_level)
+        if slopes.shape[1]:
+            a_low, a_high, b_low, b_high = (float(v) for v in np.percentile(slopes, [tail, 100 - tail], axis=1).T.ravel())
+    return Parametric(
+        optimum, float(a), float(b), a_low, a_high, b_low, b_high, interval=interval if params is not None else None,
+        n_points=fit.n_runs, ci_level=fit.ci_level,
+    )  # fmt: skip
 
 
 def _six_nd(frame: Frame) -> Callable[[float], float]:

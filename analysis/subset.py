@@ -9,8 +9,10 @@ from analysis.errors import UserError
 from analysis.frames import Frame
 from analysis.laws import Law
 from analysis.runs import Runs
+from analysis.sampling import low_discrepancy
 
 FRAME_COLUMNS = ("run_id", "trunk_id", "seed_data", "N", "D", "C", "loss")
+ROUNDING = 1e-6  # of log loss: cells so near the hull are on it (on an exact power law all are, and digits decide)
 
 
 def select(law: Law, runs: Runs) -> Frame:
@@ -37,18 +39,39 @@ def select(law: Law, runs: Runs) -> Frame:
     elif law.variables == ("D",):
         frame = frame[frame["N"] >= 0.98 * frame["N"].max()]
     elif law.variables == ("C",):
-        frame = _frontier(frame, len(law.parameters) + 2)
+        frame = _frontier(frame, law)
     extra = [name for name in ("U", *law.variables) if name in frame and name not in FRAME_COLUMNS]
     return frame.loc[:, [*FRAME_COLUMNS, *dict.fromkeys(extra)]].reset_index(drop=True)
 
 
-def _frontier(frame: Frame, least: int) -> Frame:
-    """Runs of the cells on the lower hull of mean loss over compute; of all cells that no cheaper one beats where the hull is too thin."""
+def _frontier(frame: Frame, law: Law) -> Frame:
+    """Runs of the cells that no cheaper one beats in mean loss; of these, for laws convex in log-log, those on the lower hull.
+
+    The hull leaves out cells that lie above the frontier only because the grid is coarse. A law that may bend down needs them all, and so
+    does one whose hull holds fewer runs than parameters + 2.
+    """
     cells = frame.groupby(["N", "D"], sort=False).agg(C=("C", "mean"), loss=("loss", "mean")).sort_values(["C", "loss"], kind="stable")
     best = cells[cells["loss"] < cells["loss"].cummin().shift(fill_value=np.inf)]
     index = pd.MultiIndex.from_frame(frame[["N", "D"]])
-    hull = frame[index.isin(best.index[_lower_hull(np.log(best["C"].to_numpy()), np.log(best["loss"].to_numpy()))])]
-    return hull if len(hull) >= least else frame[index.isin(best.index)]
+    x, y = np.log(best["C"].to_numpy()), np.log(best["loss"].to_numpy())
+    if _convex(law, x):
+        corners = _lower_hull(x, y)
+        hull = frame[index.isin(best.index[y <= np.interp(x, x[corners], y[corners]) + ROUNDING])]
+        if len(hull) >= len(law.parameters) + 2:
+            return hull
+    return frame[index.isin(best.index)]
+
+
+def _convex(law: Law, log_compute: np.ndarray) -> bool:
+    """Whether log loss is convex in log C at parameters from all over the law's start ranges (a floor and falling powers are)."""
+    grid = np.linspace(log_compute[0] - 1, log_compute[-1] + 1, 33)
+    params = {}
+    for parameter, share in zip(law.free, low_discrepancy(128, len(law.free)).T, strict=True):
+        low, high = np.exp(log_compute[[0, -1]]) if isinstance(parameter.start, str) else parameter.start
+        params[parameter.name] = (low * (high / low) ** share if low > 0 else low + (high - low) * share)[:, None]
+    with np.errstate(all="ignore"):
+        bend = np.diff(np.log(law.predict(params, C=np.exp(grid))), n=2, axis=1)
+    return not (bend < -1e-6).any()
 
 
 def _lower_hull(x: np.ndarray, y: np.ndarray) -> list[int]:

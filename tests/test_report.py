@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from synthetic import true_loss, write_results
 from analysis.errors import UserError
 from analysis.plotting import plot_all
 from analysis.report import write_report
+from analysis.report_text import MATERIAL_CONVENTION, summary
 from analysis.tables import Analysis, analyse
 
 EVIL = "<script>alert(1)</script>"
@@ -61,7 +63,8 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Path]:
     return analyse(folder, out=folder, bootstrap=100), folder
 
 
-def test_page_is_self_contained_and_escaped(analysed: tuple[Analysis, Path]) -> None:
+def test_page_is_self_contained_and_escaped(analysed: tuple[Analysis, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.plot_style.DPI", 40)
     analysis, folder = analysed
     page = read_page(write_report(analysis, folder, plot_all(analysis, folder)))
     names = [tag for tag, _ in page.tags]
@@ -119,6 +122,119 @@ def test_what_a_foreign_table_does_not_say_is_unknown(tmp_path: Path) -> None:
         assert f"**{question}**: unknown: not recorded" in text
     assert "none: no forecast was registered" in text
     assert "column params" in text
+
+
+def unwrapped(analysis: Analysis) -> str:
+    return " ".join(summary(analysis).split())
+
+
+def write_isoflop(path: Path) -> Path:
+    """Six budgets of compute around the optimum of the known law."""
+    rows = []
+    for budget in np.geomspace(1e17, 1e20, 6):
+        # The optimum of E + A/N^.35 + B/D^.40 under 6ND, by eq. 4 of Hoffmann et al. 2022.
+        scale = (0.35 * 15 / (0.40 * 100)) ** (1 / 0.75)
+        params = scale * (budget / 6) ** (0.40 / 0.75) * np.geomspace(0.2, 5, 7)
+        tokens = budget / 6 / params
+        total = params + 2e3 * params**0.4
+        rows.append(pd.DataFrame({"params": params, "params_total": total, "tokens": tokens, "loss": true_loss(params, tokens)}))
+    pd.concat(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def valleys(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    folder = tmp_path_factory.mktemp("valleys")
+    return analyse(
+        write_isoflop(folder / "runs.csv"), n_column="params", out=folder / "out", bootstrap=30, laws=("chinchilla", "log-linear")
+    )
+
+
+def test_summary_has_a_line_for_each_approach(valleys: Analysis) -> None:
+    text = unwrapped(valleys)
+    for row in valleys.tables["approaches"].to_dict("records"):
+        if np.isfinite(row["a"]):
+            assert f"- {row['approach']}: a = {row['a']:.3f}" in text
+            assert row["a"] == pytest.approx(0.40 / 0.75, abs=0.03), row["approach"]
+            assert f"N* = {row['params_opt']:.3g}" in text
+        else:
+            assert str(row["reason"]).removeprefix(f"{row['approach']}: ") in text
+    assert "ALARM" not in text
+    alarmed = unwrapped(dataclasses.replace(valleys, alarm="envelope and parametric: a = 0.4 and 0.6"))
+    assert "ALARM: the approaches disagree (envelope and parametric: a = 0.4 and 0.6)" in alarmed
+
+
+def test_rival_laws_are_ordered_by_their_error_on_dearer_runs(valleys: Analysis) -> None:
+    lines = summary(valleys).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("laws in N and D, by their error"))
+    assert [line.split(":")[0] for line in lines[at + 1 : at + 3]] == ["- chinchilla", "- log-linear"], "the truth has a floor"
+    single = dataclasses.replace(valleys, fits=valleys.fits[:1])
+    assert "laws in N and D, by their error" not in summary(single)
+
+
+def test_conventions_are_shown_only_when_they_matter(valleys: Analysis) -> None:
+    assert "the counts of N and C move a" in unwrapped(valleys), "two columns count N"
+    table = valleys.tables["conventions"]
+    one = table[table["n_column"] == "params"].assign(a=[0.5, 0.5 + MATERIAL_CONVENTION / 2])
+    small = dataclasses.replace(valleys, tables={**valleys.tables, "conventions": one})
+    assert "the counts of N and C" not in unwrapped(small)
+    large = dataclasses.replace(valleys, tables={**valleys.tables, "conventions": one.assign(a=[0.5, 0.5 + 2 * MATERIAL_CONVENTION])})
+    assert "move a from 0.500 to 0.540" in unwrapped(large)
+
+
+def test_summary_names_both_intervals_of_a_holdout(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "results")
+    for path in (folder / "forecasts").glob("*.json"):
+        path.unlink()
+    analysis = analyse(folder, out=folder, bootstrap=50, laws=("chinchilla",))
+    row = analysis.tables["predictions"].query("kind != 'cv'").iloc[0]
+    text = unwrapped(analysis)
+    assert f"- interval if the law is true: [{row.pi_low:.4f}, {row.pi_high:.4f}]" in text
+    assert f"- interval if the law is only a law: [{row.pi_model_low:.4f}, {row.pi_model_high:.4f}] about {row.predicted_model:.4f}" in text
+    missed = analysis.tables["predictions"].assign(observed=9.0, inside_interval=False, inside_model_interval=False)
+    text = unwrapped(dataclasses.replace(analysis, tables={**analysis.tables, "predictions": missed}))
+    assert "outside the interval if the law is true; outside the interval if the law is only a law" in text
+
+
+def test_many_holdouts_are_summed_up(valleys: Analysis) -> None:
+    table = valleys.tables["predictions"]
+    row = {"kind": "holdout, no forecast registered", "observed": 1.0, "relative_error": 0.01, "inside_interval": True}
+    rows = table.head(1).assign(**row, inside_model_interval=None, threshold=np.nan)
+    many = pd.concat([rows.assign(run_id=f"run{i}") for i in range(12)]).assign(inside_interval=[True] * 9 + [False] * 3)
+    text = unwrapped(dataclasses.replace(valleys, tables={**valleys.tables, "predictions": many}))
+    assert "run7" in text and "run8" not in text and "4 more in predictions.csv" in text
+    assert "12 hold-outs scored: error 1.00 % (mean), 1.00 % (largest); 9 of 12 inside the interval if the law is true" in text
+
+
+def test_a_warning_that_laws_share_is_printed_once(valleys: Analysis) -> None:
+    analysis = dataclasses.replace(valleys, warnings=("chinchilla: too few", "log-linear: too few", "other", "other"))
+    lines = [line for line in summary(analysis).splitlines() if line.startswith("warning")]
+    assert lines == ["warning: chinchilla, log-linear: too few", "warning: other"]
+
+
+def test_a_formula_is_printed_once_with_instant_intervals(tmp_path: Path) -> None:
+    source = write_isoflop(tmp_path / "runs.csv")
+    formula = "E + A/N^alpha + B/D^beta"
+    analysis = analyse(source, out=tmp_path / "out", bootstrap=0, laws=(formula,))
+    text = summary(analysis)
+    assert text.count(formula) == 1
+    assert "no interval" not in text and "instant ones (sandwich" in text
+
+
+def test_page_and_checklist_show_the_approaches(valleys: Analysis, tmp_path: Path) -> None:
+    loud = dataclasses.replace(valleys, alarm="they <b>differ</b>")
+    page = read_page(write_report(loud, tmp_path))
+    text = "".join(page.words)
+    for heading in ("Compute-optimal model by each approach", "Where returns diminish", "Exponents by the count of N and C"):
+        assert heading in text
+    assert any(attributes.get("class") == "alarm" for _, attributes in page.tags)
+    row = valleys.tables["approaches"].query("approach == 'isoflop-interpolated'").iloc[0]
+    assert f"{row.a:.5g}" in text
+    checklist = (tmp_path / "checklist.md").read_text(encoding="utf-8")
+    assert f"isoflop-interpolated: N\\* ~ C^{row.a:.3f}" in checklist
+    assert "**Counts of N and C**: tried: params" in checklist
+    assert "docs/coverage.md" in checklist and "one more Newton step promises" in checklist
+    assert "**Approaches compared**" in checklist and "they disagree: they &lt;b&gt;differ" in checklist
 
 
 def test_mistakes_are_one_line(analysed: tuple[Analysis, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from analysis.errors import UserError
 from analysis.fitting import fit
 from analysis.forecast import read_forecasts, register, score
 from analysis.report_text import summary
-from analysis.tables import analyse
+from analysis.tables import TABLES, analyse
 from analysis.uncertainty import bootstrap
 
 COLUMNS = {
@@ -24,7 +24,11 @@ COLUMNS = {
     "exclusions": "run_id,reason",
     "frontier": "approach,law,n_column,flops,params_opt,tokens_opt,loss",
     "returns": "axis,from,to,loss_from,loss_to,gain,gain_per_doubling",
-    "predictions": "kind,run_id,law,n_column,params,tokens,predicted,pi_low,pi_high,observed,relative_error,extrapolation",
+    "critical": "fit_id,law,axis,name,value,ci_low,ci_high,loss,reducible_left,beyond_data,held",
+    "approaches": "approach,a,a_low,a_high,b,b_low,b_high,flops,params_opt,tokens_opt,n_points,reason,n_column,c_column",
+    "conventions": "n_column,c_column,approach,a,b,n_points,reason",
+    "predictions": "kind,run_id,law,n_column,params,tokens,predicted,pi_low,pi_high,predicted_model,pi_model_low,pi_model_high,"
+    "observed,relative_error,extrapolation,inside_interval,inside_model_interval",
 }
 HELD = {"run_id": "big", "trunk_id": "big", "params_non_embedding": 36 * 96**2, "tokens": 4_000_000}
 
@@ -55,6 +59,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     observed = true_loss(HELD["params_non_embedding"], HELD["tokens"]) * 1.001
     after = analyse(write_folder(folder, observed=observed), bootstrap=60)
     assert register(main, HELD, folder=folder) == path and path.read_bytes() == content
+    assert set(COLUMNS) == set(TABLES)
     for name, columns in COLUMNS.items():
         table = pd.read_csv(folder / f"{name}.csv")
         assert set(columns.split(",")) <= set(table.columns), name
@@ -69,6 +74,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert {f.stem for f in (folder / "draws").iterdir()} == {f.fit_id for f in after.fits}
     assert [f.fit_id for f in before.fits] == [f.fit_id for f in after.fits], "a hold-out must change no fit"
     text = summary(after)
+    assert all(f"{name}.csv" in text for name in TABLES)
     for word in ("alpha", "params_non_embedding", "conditional on the law", "starts agree", "condition", "error", "threshold of 1.5 %"):
         assert word in text
 
@@ -92,7 +98,7 @@ def test_numbers_survive_the_csv(tmp_path: Path) -> None:
 def test_laws_that_cannot_be_fitted_are_noted(tmp_path: Path) -> None:
     frame = simulated(0, seeds=1)
     path = tmp_path / "theirs.csv"
-    frame[["N", "D", "loss"]].to_csv(path, index=False)
+    frame.loc[frame["N"] > frame["N"].min(), ["N", "D", "loss"]].to_csv(path, index=False)  # three sizes: power-n has three parameters
     found = analyse(path, bootstrap=0)
     assert [f.law.name for f in found.fits] == ["chinchilla"] or "power-c" in [f.law.name for f in found.fits]
     assert any("power-n" in note and "usable rows" in note for note in found.notes)
