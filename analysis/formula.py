@@ -19,6 +19,7 @@ from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 SAMPLES = 1024  # points of the search of the nonlinear parameters
+WIDE = 10.0  # a range from 0 to more than this is searched over four decades, not evenly
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ class Formula:
         for column, i in enumerate(curved):
             low, high = self._range(self.parameters[i])
             share = sample[:, column]
+            if low == 0 and high > WIDE:
+                low = 1e-4 * high
             values[:, i] = low * (high / low) ** share if self.parameters[i].low >= 0 and low > 0 else low + (high - low) * share
         inputs = {name: Jet(v) for name, v in self.columns.items()}
         for i, p in enumerate(self.parameters):
@@ -222,9 +225,8 @@ class Formula:
         order = np.argsort(error, kind="stable")
         order = order[np.isfinite(error[order])]
         picked: list[int] = []
-        spans = np.ptp(values[:, curved], axis=0) if curved else np.ones(0)
         for i in order:
-            if all((np.abs(values[i, curved] - values[j, curved]) > 0.05 * spans).any() for j in picked):
+            if all((np.abs(sample[i] - sample[j]) > 0.05).any() for j in picked):
                 picked.append(int(i))
             if len(picked) == count:
                 break

@@ -85,7 +85,8 @@ figure { margin: 1rem 0; } figure img { width: 100%; height: auto; display: bloc
 .table { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: .3rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { background: var(--soft); font-weight: 600; } td.long { white-space: normal; min-width: 22rem; } td.n, th.n { text-align: right; } tr:last-child td { border-bottom: 0; }
+th { background: var(--soft); font-weight: 600; }
+td.long { white-space: normal; min-width: 22rem; } td.n, th.n { text-align: right; } tr:last-child td { border-bottom: 0; }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 dl { margin: .3rem 0; } dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; color: var(--faint); }
 """
