@@ -125,7 +125,7 @@ def _check(node: ast.expr, text: str, names: dict[str, None], known: Collection[
 
 def _evaluate(node: ast.expr, known: Mapping[str, Jet]) -> Jet:
     if isinstance(node, ast.Constant):
-        return Jet(np.float64(node.value))  # pyright: ignore[reportArgumentType]
+        return Jet(np.asarray(node.value, dtype=np.float64))  # pyright: ignore[reportArgumentType]
     if isinstance(node, ast.Name):
         return known[node.id]
     if isinstance(node, ast.UnaryOp):
@@ -155,7 +155,7 @@ def _multiply(u: Jet, v: Jet) -> Jet:
         return _linear(u, v.value)
     if not u.first:
         return _linear(v, u.value)
-    return _two(u, v, u.value * v.value, v.value, u.value, None, np.float64(1.0), None)
+    return _two(u, v, u.value * v.value, v.value, u.value, None, np.ones(()), None)
 
 
 def _power(u: Jet, v: Jet) -> Jet:
@@ -213,18 +213,16 @@ def _two(u: Jet, v: Jet, value: Array, fu: Array, fv: Array, fuu: Array | None, 
 def _m4root(u: Jet, v: Jet) -> Jet:
     """``z`` that solves ``log s - a log(1 - s) = t`` with ``s = 1 / (1 + exp(-z))``, t = u, a = v >= 0 (M4, Alabdulmohsin et al. 2022)."""
     t, a = np.broadcast_arrays(u.value, v.value)
-    low = np.minimum(t, 0.0) - 2.0
-    high = np.maximum(t, t / np.maximum(a, 1e-3)) + 2.0
-    z = np.clip(t, low, high)
-    for _ in range(80):
-        rest = -np.logaddexp(0, -z) + a * np.logaddexp(0, z) - t
-        low, high = np.where(rest < 0, z, low), np.where(rest < 0, high, z)
+    # log s - a log(1 - s) is concave in z below a = 1 and convex above it, between lines of slope 1 and a: from where the nearer line has
+    # its root, Newton's steps never pass the solution.
+    lines = t, t / np.maximum(a, 1e-12)
+    z = np.where(a < 1, np.maximum(*lines), np.minimum(*lines))
+    for _ in range(60):
         s = 1 / (1 + np.exp(-z))
-        step = z - rest / (1 - s + a * s)
-        new = np.where((step > low) & (step < high), step, (low + high) / 2)
-        if np.nanmax(np.abs(new - z), initial=0.0) < 1e-14 * (1 + np.nanmax(np.abs(z), initial=0.0)):
+        step = (-np.logaddexp(0, -z) + a * np.logaddexp(0, z) - t) / (1 - s + a * s)
+        z = z - step
+        if np.nanmax(np.abs(step), initial=0.0) < 1e-14 * (1 + np.nanmax(np.abs(z), initial=0.0)):
             break
-        z = new
     s = 1 / (1 + np.exp(-z))
     fz, fzz, fza, fa = 1 - s + a * s, (a - 1) * s * (1 - s), s, np.logaddexp(0, z)
     zt, za = 1 / fz, -fa / fz
@@ -235,13 +233,13 @@ _BINARY: Mapping[type, Callable[[Jet, Jet], Jet]] = {
     ast.Add: _add,
     ast.Sub: lambda u, v: _add(u, _linear(v, -1.0)),
     ast.Mult: _multiply,
-    ast.Div: lambda u, v: _multiply(u, _power(v, Jet(np.float64(-1.0)))),
+    ast.Div: lambda u, v: _multiply(u, _power(v, Jet(np.asarray(-1.0)))),
     ast.Pow: _power,
 }
 _CALLS: Mapping[str, Callable[..., Jet]] = {
     "exp": _exp,
     "log": _log,
-    "sqrt": lambda u: _power(u, Jet(np.float64(0.5))),
+    "sqrt": lambda u: _power(u, Jet(np.asarray(0.5))),
     "min": lambda u, v: _choose(u, v, u.value <= v.value),
     "max": lambda u, v: _choose(u, v, u.value >= v.value),
     "m4root": _m4root,

@@ -8,7 +8,7 @@ zero (predicted > observed) by a factor.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -32,17 +32,17 @@ class Model(Protocol):
     """
 
     @property
-    def lower(self) -> Array:
+    def lower(self) -> Any:
         """See above."""
         ...
 
     @property
-    def upper(self) -> Array:
+    def upper(self) -> Any:
         """See above."""
         ...
 
     @property
-    def loose(self) -> Array:
+    def loose(self) -> Any:
         """See above."""
         ...
 
@@ -56,6 +56,30 @@ class Model(Protocol):
 
     def contract(self, state: Any, theta: Array, slope: Array, curve: Array, metric: Array | None) -> tuple[Array, Array, Array]:
         """Return ``sum slope J``, ``sum curve J J^T + slope d2f``, and the diagonal of ``sum metric J J^T`` (None: of ``curve``)."""
+        ...
+
+    def jacobian(self, theta: Array) -> Array:
+        """Derivatives of log loss at one theta (p,): (n, p)."""
+        ...
+
+    def starts(self, loss: Array, weight: Array, count: int, delta: float = np.inf) -> tuple[Array, Array]:
+        """Points to start from (s, p), and how many points of the search each stands for (s,)."""
+        ...
+
+    def decode(self, theta: Array) -> dict[str, Any]:
+        """Coordinates -> parameters as published; the last axis of `theta` is the parameter."""
+        ...
+
+    def encode(self, params: Mapping[str, float]) -> Array:
+        """Parameters as published -> coordinates (p,)."""
+        ...
+
+    def nothing(self, theta: Array) -> list[str]:
+        """Names of parameters that move no prediction at theta (p,)."""
+        ...
+
+    def ran_away(self, theta: Array) -> list[str]:
+        """Names of parameters at the edge of the search."""
         ...
 
 
@@ -245,7 +269,7 @@ def _steps(model: Model, theta: Array, gradient: Array, hessian: Array, diagonal
         free = ~held
         matrix = np.where(free[:, :, None] & free[:, None, :], matrix, eye)
         g = np.where(free, g, 0.0)
-    usable = np.isfinite(g).all(axis=1) & np.isfinite(matrix).all(axis=(1, 2))
+    usable = np.asarray(np.isfinite(g).all(axis=1) & np.isfinite(matrix).all(axis=(1, 2)))
     if not usable.all():
         matrix, g = np.where(usable[:, None, None], matrix, eye), np.where(usable[:, None], g, 0.0)
     few = len(theta) <= FEW

@@ -219,9 +219,9 @@ class PowerSum:
         table = np.pad(error.reshape(shape), 1, constant_values=np.inf)
         around = np.stack([table[tuple(slice(o, o + len(grid)) for o in offset)].ravel() for offset in np.ndindex(*(3,) * m)])
         steps = np.array([np.ravel_multi_index(np.add(offset, 1), np.add(shape, 2)) for offset in np.ndindex(*(3,) * m)])
-        inside = np.ravel_multi_index(np.add(np.indices(shape).reshape(m, -1), 1), np.add(shape, 2))
+        inside = np.asarray(np.ravel_multi_index(np.add(np.indices(shape).reshape(m, -1), 1), np.add(shape, 2)))
         lookup = np.zeros(table.size, dtype=int)
-        lookup[inside] = np.arange(len(inside))
+        lookup[inside] = np.arange(inside.size)
         target = lookup[inside + steps[around.argmin(axis=0)] - steps[len(steps) // 2]]
         for _ in range(int(np.ceil(np.log2(m * len(grid)))) + 1):
             target = target[target]
@@ -305,7 +305,7 @@ def nonnegative(gram: Array, right: Array) -> tuple[Array, Array]:
             for subset in combinations(range(m), size):
                 wanted = [r[i, todo] for i in subset]
                 solved = _eliminate([[g[i, j, todo] for j in subset] for i in subset], wanted)
-                rest = -sum(c * w for c, w in zip(solved, wanted, strict=True))
+                rest = -np.sum([c * w for c, w in zip(solved, wanted, strict=True)], axis=0)
                 better = (np.array(solved) >= 0).all(axis=0) & (rest < error[todo])
                 rows = np.arange(len(right))[todo][better]
                 error[rows] = rest[better]

@@ -219,7 +219,7 @@ def _distinct(theta: Array, values: Array, counts: Array, near: float) -> tuple[
     for i in order[np.isfinite(values[order])]:
         same = next((at for at, j in enumerate(kept) if np.abs(theta[i] - theta[j]).max() < near * (1 + np.abs(theta[j]).max())), None)
         if same is not None:
-            total_of[same] += counts[i]
+            total_of[same] += float(counts[i])
         elif len(kept) < KEEP:
             kept.append(int(i))
             total_of.append(float(counts[i]))

@@ -25,6 +25,7 @@ from analysis.allocation import fit_allocation
 from analysis.curve_law import PARAMETERS, curve_errors, multi_power_loss
 from analysis.isoflop import isoflop_optima
 from analysis.newton import robust
+from analysis.presets import Preset
 from analysis.search import find_starts, make_problem, parse_loss, resolve, solve
 from analysis.subset import select
 
@@ -224,7 +225,7 @@ def run_mpl(target: Target, folder: Path) -> Values:
     """Mean errors over the test curves of the multi-power law at its published parameters."""
     curves = pd.read_csv(folder / target["file"])
     curves = curves[(curves["model"] == target["id"].removeprefix("mpl-")) & (curves["split"] == "test")]
-    params = dict(zip(PARAMETERS, target["target"]["params"], strict=True))
+    params: dict[str, float] = dict(zip(PARAMETERS, target["target"]["params"], strict=True))
     found = []
     for schedule, curve in curves.groupby("schedule"):
         predicted = multi_power_loss(params, learning_rates(str(schedule)), steps=curve["step"].to_numpy())
@@ -254,6 +255,7 @@ def run_datablations(target: Target, folder: Path) -> Values:
     loss = runs.frame["loss"].where(runs.frame["run_id"] != "db-7m100m100m", 8.102005)  # as SLDBench has that run
     frame = runs.frame.assign(loss=loss)
     preset = analysis.PRESETS["muennighoff2023"]
+    assert isinstance(preset, Preset)
     left = np.log(preset.predict(N=frame["N"], D=frame["D"], U=frame["U"]) / loss)
     formula = re.sub(r"\b(alpha|beta|A|B|E)\b", lambda name: repr(preset.params[name[0]]), preset.law.formula)
     best = analysis.fit(f"{formula} | 0 < R_D < 1000, 0 < R_N < 1000", replace(runs, frame=frame), loss="huber:1e-3")
