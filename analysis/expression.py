@@ -68,6 +68,20 @@ class Expression:
         return known[""]
 
 
+def names_in_exponents(expression: Expression) -> set[str]:
+    """Names that stand in an exponent (right of a power, or inside exp) anywhere in the formula."""
+    found: set[str] = set()
+    for _, part in expression.body:
+        for node in ast.walk(part):
+            inner: list[ast.expr] = []
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+                inner = [node.right]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exp":
+                inner = list(node.args)
+            found |= {name.id for top in inner for name in ast.walk(top) if isinstance(name, ast.Name)}
+    return found
+
+
 def parse(text: str) -> Expression:
     """Parse a formula.
 

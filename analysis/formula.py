@@ -18,7 +18,8 @@ from analysis.powers import nonnegative
 from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
-SAMPLES = 1024  # points of the search of the nonlinear parameters
+REACH = 1e15  # of parameters that are searched as they stand and have no bound
+SAMPLES = 2048  # points of the search of the nonlinear parameters
 WIDE = 10.0  # a range from 0 to more than this is searched over four decades, not evenly
 
 
@@ -46,7 +47,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Formula:
-    """Any formula, in ``theta``: logarithms of positive parameters, others divided by `unit`.
+    """Any formula, in ``theta``: logarithms of coefficients, exponents as they stand.
 
     Attributes
     ----------
@@ -64,26 +65,14 @@ class Formula:
         return tuple(p.name for p in self.parameters)
 
     @cached_property
-    def unit(self) -> Array:
-        """Natural size of each parameter that is searched as it stands: the reach of its start."""
-        return np.array([1.0 if p.log else max(1.0, *(abs(v) for v in self._range(p))) if p.low < 0 else 1.0 for p in self.parameters])
-
-    @cached_property
     def lower(self) -> Array:
         """Box of theta."""
-        return np.array(
-            [
-                max(np.log(p.low) if p.low > 0 else -80.0, -80.0) if p.log else max(p.low / u, -1e6)
-                for p, u in zip(self.parameters, self.unit, strict=True)
-            ]
-        )
+        return np.array([max(np.log(p.low) if p.low > 0 else -80.0, -80.0) if p.log else max(p.low, -REACH) for p in self.parameters])
 
     @cached_property
     def upper(self) -> Array:
         """See `lower`."""
-        return np.array(
-            [min(np.log(p.high), 150.0) if p.log else min(p.high / u, 1e6) for p, u in zip(self.parameters, self.unit, strict=True)]
-        )
+        return np.array([min(np.log(p.high), 150.0) if p.log else min(p.high, REACH) for p in self.parameters])
 
     @cached_property
     def loose(self) -> Array:
@@ -104,8 +93,7 @@ class Formula:
                 value = np.exp(value)
                 inputs[parameter.name] = Jet(value, {i: value}, {(i, i): value}) if order else Jet(value)
             else:
-                slope = np.full_like(value, self.unit[i])
-                inputs[parameter.name] = Jet(value * self.unit[i], {i: slope}) if order else Jet(value * self.unit[i])
+                inputs[parameter.name] = Jet(value, {i: np.ones_like(value)}) if order else Jet(value)
         return inputs
 
     @cached_property
@@ -157,18 +145,14 @@ class Formula:
         """Coordinates -> parameters as published; the last axis of `theta` is the parameter."""
         found = {}
         for i, p in enumerate(self.parameters):
-            value = np.exp(theta[..., i]) if p.log else theta[..., i] * self.unit[i]
+            value = np.exp(theta[..., i]) if p.log else theta[..., i]
             found[p.name] = float(value) if theta.ndim == 1 else value
         return found
 
     def encode(self, params: Mapping[str, float]) -> Array:
         """Parameters as published -> coordinates (p,)."""
-        with np.errstate(all="ignore"):
-            logs = [
-                np.log(max(params[p.name], 1e-300)) if p.log else params[p.name] / u
-                for p, u in zip(self.parameters, self.unit, strict=True)
-            ]
-        return np.clip(np.array(logs, dtype=np.float64), self.lower, self.upper)
+        values = [np.log(max(params[p.name], 1e-300)) if p.log else params[p.name] for p in self.parameters]
+        return np.clip(np.array(values, dtype=np.float64), self.lower, self.upper)
 
     def nothing(self, theta: Array) -> list[str]:
         """Names of parameters that do not move any prediction at the optimum (p,): a coefficient that has gone to 0."""
@@ -207,7 +191,10 @@ class Formula:
             share = sample[:, column]
             if low == 0 and high > WIDE:
                 low = 1e-4 * high
-            values[:, i] = low * (high / low) ** share if self.parameters[i].low >= 0 and low > 0 else low + (high - low) * share
+            values[:, i] = low * (high / low) ** share if low > 0 else low + (high - low) * share
+            if low < 0 < high:
+                # A law is mostly written so that its exponents are above 0: half of the search looks there alone.
+                values[::2, i] = 0.05 * (1.5 * max(high, 0.1) / 0.05) ** share[::2]
         inputs = {name: Jet(v) for name, v in self.columns.items()}
         for i, p in enumerate(self.parameters):
             inputs[p.name] = Jet(values[:, i, None], {i: np.ones((len(values), 1))} if i in linear else {})

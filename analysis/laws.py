@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis.errors import UserError
-from analysis.expression import Expression, parse
+from analysis.expression import Expression, names_in_exponents, parse
 from analysis.formula import Formula, Parameter
 from analysis.frames import Frame
 from analysis.powers import PowerSum, power_sum
@@ -325,17 +325,24 @@ def get_law(text: str, columns: Collection[str] = ()) -> Law:
     unknown = sorted(set(bounds) - set(names))
     if unknown:
         raise UserError(f"formula {text!r}: {unknown[0]} has bounds but is no parameter; parameters: {', '.join(names)}")
-    free = tuple(_guess(name, bounds.get(name), powers=form is not None) for name in names)
+    exponents = names_in_exponents(expression)
+    free = tuple(_guess(name, bounds.get(name), powers=form is not None, exponent=name in exponents) for name in names)
     return Law(text.strip(), formula.strip(), free, "written by the user", tuple(v for v in variables if v not in VARIABLES))
 
 
-def _guess(name: str, bounds: tuple[float, float] | None, *, powers: bool) -> Parameter:
-    """Bounds and start of a user's parameter: real unless bounds say otherwise (those of a sum of powers are positive)."""
+def _guess(name: str, bounds: tuple[float, float] | None, *, powers: bool, exponent: bool) -> Parameter:
+    """Bounds and start of a user's parameter: real unless bounds say otherwise (those of a sum of powers are positive).
+
+    Exponents are looked for about 0, everything else (a coefficient, a scale) over ten decades.
+    """
     if powers and bounds in (None, (0.0, np.inf)):
         return Parameter(name)
     low, high = bounds or (-np.inf, np.inf)
+    if np.isinf(low) and np.isinf(high):
+        return Parameter(name, low, high, (-1.0, 1.0) if exponent else _SCALE, log=False)
     if low >= 0 and high == np.inf:
-        return Parameter(name, low, high, (max(low, 1e-3), max(1e9, 1e3 * low)))
+        start = (max(low, 0.02), max(1.5, 10 * low)) if exponent else (max(low, 1e-3), max(1e9, 1e3 * low))
+        return Parameter(name, low, high, start, log=not exponent)
     bottom = low if np.isfinite(low) else min(-1.0, high - 1.0)
     top = high if np.isfinite(high) else max(1.0, low + 1.0)
     return Parameter(name, low, high, (bottom, top), log=False)

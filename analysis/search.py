@@ -15,6 +15,7 @@ from analysis.powers import PowerSum
 
 MAD = 1.4826  # median absolute deviation -> sd at the normal
 HUBER = 1.345  # 95 % efficiency at the normal (Huber 1981)
+SETTLED = 0.02  # change of log delta below which the adaptive scale stands
 STARTS = 12
 ROUGH, MIDDLE, FINE = 15, 60, 400  # Newton steps of a stage, of the last one, and of the two best after it (valleys may be long)
 LAD_STAGES = (0, -1)  # of Huber's delta over the residuals' scale, powers of ten: the exact end comes from linear programmes
@@ -155,6 +156,14 @@ def solve(problem: Problem, loss: Loss, starts: Array, counts: Array) -> Solutio
             theta[:2], values[:2] = minimise(problem, theta[:2], delta=stages[-1], iterations=FINE, tolerance=1e-15)
             gap = None
     theta, values, counts = _distinct(theta, values, counts, 1e-3)
+    for _ in range(5 if loss.adaptive else 0):
+        # The scale was read where the search began; at another optimum it may be another.
+        delta = HUBER * robust_sd(problem, theta[0])
+        if abs(np.log(delta / stages[-1])) < SETTLED:
+            break
+        stages, warm, gap = (delta,), (delta,), None
+        theta, values = minimise(problem, theta, delta=delta, iterations=FINE, tolerance=1e-15)
+        theta, values, counts = _distinct(theta, values, counts, 1e-3)
     agree = counts[values <= values[0] * (1 + 1e-6) + 1e-14].sum() / everywhere
     gap = _newton_gap(problem, theta[0], stages[-1]) if gap is None else gap
     return Solution(problem, theta[0], warm, float(values[0]), int(everywhere), float(agree), gap)
@@ -203,7 +212,7 @@ def _stages(problem: Problem, loss: Loss, best: Array, spread: float) -> tuple[t
         return tuple(float(v) for v in np.geomspace(first, loss.delta, steps + 1)), (loss.delta,)
     last, theta = 1e9, best[None]
     for _ in range(20):
-        if abs(np.log(spread / last)) < 0.02:
+        if abs(np.log(spread / last)) < SETTLED:
             break
         last = spread
         theta, _ = minimise(problem, theta, delta=HUBER * spread, iterations=30, tolerance=1e-6)
