@@ -26,8 +26,7 @@ from analysis.curve_law import PARAMETERS, curve_errors, multi_power_loss
 from analysis.isoflop import isoflop_optima
 from analysis.newton import robust
 from analysis.presets import Preset
-from analysis.search import find_starts, make_problem, parse_loss, resolve, solve
-from analysis.subset import select
+from analysis.search import resolve
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "published"
 DRAWS, THEIR_DRAWS = 12_000, 4000
@@ -205,13 +204,10 @@ def run_porian(target: Target, folder: Path) -> Values:
 
 
 def run_gadre(target: Target, folder: Path) -> Values:
-    """Four parameters from five runs, by the engine itself (`analysis.fit` asks for parameters + 2 runs); errors of the large models."""
+    """Four parameters from five runs (a fit that says it cannot be checked); errors of the large models."""
     runs = read(target, folder)
-    law = analysis.get_law(GADRE, runs.frame.columns)
-    frame = select(law, runs)
-    problem = make_problem(law, frame, sd=np.ones(len(frame)), link="linear")
-    solution = solve(problem, parse_loss("mse"), *find_starts(law, frame, problem, 12))
-    found = problem.model.decode(solution.theta)
+    fitted = analysis.fit(GADRE, runs, loss="mse", link="linear")
+    law, found = fitted.law, fitted.params
     group = target["where"].split("'")[1]
     large = analysis.read_runs(
         folder / target["file"], n_column="params", loss_column="loss", exclude=f"group != {group} or params < 1e9"

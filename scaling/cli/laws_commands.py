@@ -225,7 +225,13 @@ def predict_command(arguments: argparse.Namespace) -> int:
     rows = [
         ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token, the law"),
         ("loss", answer["loss"], answer["pi_low"], answer["pi_high"], "nats/token, one new run, if the law is true"),
-        ("loss", answer["predicted_model"], answer["pi_model_low"], answer["pi_model_high"], "nats/token, one new run, if it is only a law"),
+        (
+            "loss",
+            answer["predicted_model"],
+            answer["pi_model_low"],
+            answer["pi_model_high"],
+            "nats/token, one new run, if it is only a law",
+        ),
     ]
     return _print_answer(arguments, source, answer, rows[:1] + [row for row in rows[1:] if math.isfinite(row[2])])
 
