@@ -38,7 +38,7 @@ def select(law: Law, runs: Runs) -> Frame:
         frame = frame[frame["D"] >= 0.98 * frame["D"].max()]
     elif law.variables == ("D",):
         frame = frame[frame["N"] >= 0.98 * frame["N"].max()]
-    elif law.variables == ("C",):
+    elif law.variables == ("C",) and len(frame):
         frame = _frontier(frame, law)
     extra = [name for name in ("U", *law.variables) if name in frame and name not in FRAME_COLUMNS]
     return frame.loc[:, [*FRAME_COLUMNS, *dict.fromkeys(extra)]].reset_index(drop=True)

@@ -210,9 +210,9 @@ def test_a_batch_is_solved_as_each_problem_alone(law: str) -> None:
     problem = bound_problem(law)
     start = problem.model.starts(np.exp(problem.y), np.ones(20), 1)[0][:1]
     weights = 1 + np.random.default_rng(0).integers(0, 3, (5, 20)).astype(float)
-    theta, values = minimise(problem, np.tile(start, (5, 1)), delta=0.03, weights=weights)
+    theta, values = minimise(problem, np.tile(start, (5, 1)), delta=0.03, weights=weights, iterations=400)
     for i in range(5):
-        alone = minimise(problem, start, delta=0.03, weights=weights[i : i + 1])
+        alone = minimise(problem, start, delta=0.03, weights=weights[i : i + 1], iterations=400)
         np.testing.assert_allclose(alone[1], values[i], rtol=1e-9)
         oracle = minimize(lambda t, i=i: objective(problem, t[None], 0.03, weights[i : i + 1])[0], theta[i], method="BFGS")
         assert values[i] <= oracle.fun * (1 + 1e-9)
