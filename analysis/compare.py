@@ -37,8 +37,8 @@ def cross_validate(law: Law, frame: Frame, whole: Solution, *, sd: np.ndarray, l
         if inside.sum() < len(law.parameters) + 2 or inside.all():
             continue
         kept, rest = frame[inside], frame[~inside]
-        if min((len(np.unique(np.round(np.log(kept[v]), 2))) for v in law.variables if v in ("N", "D", "C")), default=3) < 3:
-            continue
+        if law.variables and len(kept.drop_duplicates(list(law.variables))) <= len(law.parameters):
+            continue  # as many points as parameters: the fit goes through them, and beyond them says nothing
         problem = make_problem(law, kept, sd=sd[inside], link=link, above=loss.above)
         y = kept["loss"].to_numpy(dtype=np.float64)
         weight = (problem.scale / (1.0 if problem.linear else y)) ** 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from analysis.frames import Frame
 
@@ -115,16 +114,17 @@ def _sd_model(frame: Frame, log_n: Array, log_d: Array, variance: Array, degrees
     has = np.array([1.0, np.ptp(x) > 1e-9, np.ptp(y) > 1e-9])
     design = np.stack([np.ones_like(x), x, y], axis=1) * has
 
-    def objective(c: Array) -> tuple[float, Array]:
-        log_variance = 2 * design @ c
-        ratio = variance * np.exp(-log_variance)
-        away = (c - prior) / spread
-        value = 0.5 * (degrees * (log_variance + ratio)).sum() + 0.5 * (away**2).sum()
-        return float(value), design.T @ (degrees * (1 - ratio)) + away / spread
-
-    bounds = [(start - 5, start + 3), (-2, 2), (-2, 2)]
     prior, spread = np.array([start, SLOPE_CENTRE, 0.0]), np.array([1e3, SLOPE_PRIOR, SLOPE_PRIOR_D])
-    log_sd, slope_n, slope_d = minimize(objective, prior, jac=True, method="L-BFGS-B", bounds=bounds).x * has
+    c = prior * has
+    for _ in range(30):  # Newton on a convex function: 1/2 sum k (log v + s^2 / v) and the prior
+        ratio = variance * np.exp(-2 * design @ c)
+        gradient = design.T @ (degrees * (1 - ratio)) + (c - prior) / spread**2
+        hessian = 2 * (design.T * (degrees * ratio)) @ design + np.diag(1 / spread**2)
+        move = -np.linalg.solve(hessian, gradient) * has
+        c = np.clip(c + np.clip(move, -1.0, 1.0), [start - 5, -2, -2], [start + 3, 2, 2])
+        if np.abs(move).max() < 1e-9:
+            break
+    log_sd, slope_n, slope_d = c * has
     return NoiseModel(
         log_sd=float(log_sd), slope_n=float(slope_n), slope_d=float(slope_d), log_n=mean_n, log_d=mean_d,
         range_n=(float(np.log(frame["N"].min())), float(np.log(frame["N"].max()))),

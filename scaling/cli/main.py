@@ -7,6 +7,9 @@ import argparse
 import os
 import sys
 
+# Fits thread over batches themselves; matrix products that thread too fight for the same cores (4,000 bootstraps 1.15 s instead of .6 s).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from scaling import __version__
 
 ONE_LINE = {"UserError": 2, "WorkersFailed": 1}
