@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,6 @@ from analysis.fitting import Fit
 from analysis.optimal import extrapolation, model_interval
 
 KEPT_DRAWS = 200
-
-
-@dataclass(frozen=True)
-class Score:
-    """Outcome of a forecast. `relative_error` is predicted / observed - 1: above zero, the forecast was too high."""
-
-    relative_error: float
-    inside_interval: bool
-    within_threshold: bool
-    verdict: str
 
 
 def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, folder: str | Path) -> Path:
@@ -101,19 +90,6 @@ def read_forecasts(folder: str | Path) -> list[dict[str, Any]]:
         When a file is no forecast.
     """
     return sorted((record for _, record in _forecast_files(folder)), key=lambda r: (str(r["target"].get("run_id")), r["forecast_id"]))
-
-
-def score(forecast: Mapping[str, Any], observed_loss: float) -> Score:
-    """Relative error of a forecast, whether the loss lay in its interval, and the verdict against its own threshold."""
-    if not (math.isfinite(observed_loss) and observed_loss > 0):
-        raise ValueError(f"observed loss {observed_loss} is not allowed; it must be finite and above 0")
-    error = float(forecast["predicted"]) / observed_loss - 1
-    inside = bool(forecast["pi_low"] <= observed_loss <= forecast["pi_high"])
-    limit = float(forecast["threshold_relative_error"])
-    within = abs(error) <= limit
-    place = "inside" if inside else "outside"
-    verdict = f"{'met' if within else 'missed'}: error {100 * error:+.2f} %, allowed {100 * limit:g} %; {place} its interval"
-    return Score(error, inside, within, verdict)
 
 
 def _forecast_files(folder: str | Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from test_uncertainty import as_runs, simulated, true_loss
 
 from analysis.errors import UserError
 from analysis.fitting import fit
-from analysis.forecast import read_forecasts, register, score
+from analysis.forecast import read_forecasts, register
 from analysis.report_text import summary
 from analysis.tables import TABLES, analyse
 from analysis.uncertainty import bootstrap
@@ -116,17 +116,6 @@ def test_a_holdout_without_forecast_is_scored_and_named_so(tmp_path: Path) -> No
     row = found.tables["predictions"].query("run_id == 'big'").iloc[0]
     assert row["kind"] == "holdout, no forecast registered"
     assert row["extrapolation"].endswith("beyond the data")
-
-
-def test_score_by_hand() -> None:
-    forecast = {"predicted": 2.02, "pi_low": 1.9, "pi_high": 2.01, "threshold_relative_error": 0.015}
-    result = score(forecast, 2.0)
-    assert result.relative_error == pytest.approx(0.01)
-    assert result.within_threshold and result.inside_interval
-    missed = score(forecast, 1.8)
-    assert not missed.within_threshold and not missed.inside_interval and missed.verdict.startswith("missed")
-    with pytest.raises(ValueError, match="not allowed"):
-        score(forecast, float("nan"))
 
 
 def test_a_forecast_holds_what_is_needed_to_score_it(tmp_path: Path) -> None:
