@@ -22,6 +22,7 @@ from scaling.environment import worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, group_trunks
 from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
+from scaling.timings import Stopwatch
 
 POLL_SECONDS = 0.2
 MAX_DEATHS = 3
@@ -54,14 +55,17 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
 
     With `follow`, wait for trunks that are not released yet (until standard input closes) and compile their programs meanwhile.
     """
+    stopwatch = Stopwatch()
     from scaling.corpus import load
-    from scaling.train import Trainer, compile_ahead
+    from scaling.train import Trainer, compile_ahead, count_compiled
 
+    count_compiled(stopwatch)
     folder = Folder(root)
     resolved = read_resolved(root)
     corpus = load(resolved.sweep.corpus, content_hash=resolved.corpus_hash)
     trained = 0
     compiled: set[ModelConfig] = set()
+    stopwatch.switch("records")
     while True:
         pending = pending_trunks(folder, resolved)
         for trunk in _by_preference(folder, [trunk for trunk in pending if is_released(folder, trunk)], compiled):
@@ -69,7 +73,7 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
             if claim is None:
                 continue
             records = resolved.sweep.records
-            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify)
+            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch)
             compiled.add(trunk.config.model)
             _train_claimed(trainer)
             trained += 1
@@ -79,9 +83,11 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
                 return trained
             for trunk in pending:
                 if not is_released(folder, trunk) and trunk.config.model not in compiled:
-                    compile_ahead(trunk.config)
+                    with stopwatch.during("compilation"):
+                        compile_ahead(trunk.config)
                     compiled.add(trunk.config.model)
-            time.sleep(POLL_SECONDS)
+            with stopwatch.during("waiting"):
+                time.sleep(POLL_SECONDS)
 
 
 def _by_preference(folder: Folder, trunks: list[Trunk], compiled: set[ModelConfig]) -> list[Trunk]:

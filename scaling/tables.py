@@ -14,12 +14,13 @@ from scaling.accounting import count_parameters, training_flops_per_token
 from scaling.config import RunConfig
 from scaling.plan import Trunk, flops_spent, group_trunks
 from scaling.record import Folder, Resolved, folder_lock, read_failure, read_metrics, read_result, write_atomic
+from scaling.timings import OVERHEAD, read_timings
 
 RUN_COLUMNS = (
     "run_id,trunk_id,status,role,numerics_id,name,corpus,corpus_hash,tokenizer,recipe_version,d_model,n_layers,n_heads,d_ff,vocab_size,"
     "sequence_length,batch_tokens,steps,branch_step,warmup_steps,cooldown_steps,schedule,learning_rate,seed_init,seed_data,"
     "params_embedding,params_non_embedding,params_unembedding,params_total,tokens,tokens_unique,epochs,tokens_per_param,"
-    "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,host,finished_at"
+    "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,overhead_seconds,host,finished_at"
 ).split(",")
 CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
 
@@ -83,9 +84,20 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "flops_spent": spent,
     }
     if result:
-        keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "train_seconds", "eval_seconds", "host", "finished_at")
-        row |= {key: result[key] for key in keys if key in result} | {"attempts": result["attempt"]}
+        keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "host", "finished_at")
+        row |= {key: result[key] for key in keys if key in result} | {"attempts": result["attempt"]} | _timing_columns(result)
     return row
+
+
+def _timing_columns(result: dict[str, Any]) -> dict[str, float]:
+    timings = read_timings(result)
+    if timings is None:
+        return {}
+    return {
+        "train_seconds": timings.seconds.get("training", 0.0),
+        "eval_seconds": timings.seconds.get("evaluation", 0.0),
+        "overhead_seconds": round(sum(timings.seconds.get(kind, 0.0) for kind in OVERHEAD), 6),
+    }
 
 
 def curve_rows(folder: Folder, resolved: Resolved) -> pd.DataFrame:

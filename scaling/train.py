@@ -28,16 +28,17 @@ from scaling.claim import Claim, owned
 from scaling.config import ModelConfig, OptimizerConfig, RunConfig, TrunkConfig
 from scaling.corpus import Corpus, data_order
 from scaling.environment import environment
+from scaling.evaluate import clustered_standard_error, compile_evaluation, window_losses
 from scaling.forecasts import forecast_hash
 from scaling.model import initial_parameters
 from scaling.optimizer import group_of, make_optimizer, rate_multiplier
 from scaling.plan import Trunk
 from scaling.record import Folder, encode_metrics, publish_run, read_result, remove, set_aside, write_atomic
+from scaling.timings import Stopwatch
 
 LOG_EVERY = 50
 """Steps per segment: one call of the compiled program, one logged point."""
 
-EVALUATION_BATCH = 16
 _NEVER = (1e9, 2e9)  # cooldown bounds of the trunk itself
 
 State = dict[str, Any]
@@ -105,7 +106,6 @@ class Progress:
     state: State
     step: int
     points: list[Point]
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Trainer:
     keep: str = "final"
     checkpoint_seconds: float = 20.0
     notify: Callable[[str], None] = field(default=lambda message: None)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def config(self) -> TrunkConfig:
@@ -147,6 +148,9 @@ class Trainer:
         """
         pending = [run for run in self.trunk.runs if read_result(self.folder, run.run_id) is None]
         progress: Progress | None = None
+        if pending:
+            with self.stopwatch.during("compilation"):
+                compile_training(self.config)
         ended: Diverged | None = None  # once the trunk has diverged, so have all longer branches
         for run in pending:
             if ended is None:
@@ -168,7 +172,6 @@ class Trainer:
                 self._publish_diverged(run, Diverged(run.steps), branch)
                 continue
             self._publish_done(run, branch, loss)
-            progress.seconds = 0.0  # the trunk's time so far is billed to this branch
         self._prune(last=True)
 
     def _trunk_to(self, branch_step: int, progress: Progress | None) -> Progress:
@@ -181,7 +184,7 @@ class Trainer:
     def _cooldown(self, run: RunConfig, trunk: Progress) -> Progress:
         start = self._load(run.run_id, run.steps)
         if start is None:
-            start = Progress(state=trunk.state, step=trunk.step, points=list(trunk.points), seconds=trunk.seconds)
+            start = Progress(state=trunk.state, step=trunk.step, points=list(trunk.points))
         return self._advance(start, run.steps, cooldown=(run.branch_step, run.steps), phase=run.run_id)
 
     def _fresh(self) -> Progress:
@@ -190,17 +193,18 @@ class Trainer:
 
     def _advance(self, progress: Progress, stop: int, *, cooldown: tuple[float, float], phase: str) -> Progress:
         compiled = program(self.config.model, _shape_only(self.config.optimizer))
-        rates, schedule = self._rates(), self._schedule(cooldown)
+        rates, schedule = rates_of(self.config), schedule_of(self.config, cooldown)
         batch_tokens, length = self.config.data.batch_tokens, self.config.model.sequence_length
-        state, step, points, seconds = progress.state, progress.step, list(progress.points), progress.seconds
+        state, step, points = progress.state, progress.step, list(progress.points)
         saved_at = time.monotonic()
         with open(self.attempt_folder / "metrics.jsonl", "ab") as live:
             while step < stop:
-                began = time.monotonic()
                 end = min([stop, (step // LOG_EVERY + 1) * LOG_EVERY, *(cut for cut in self.cuts if cut > step)])
-                windows = self._windows(step, end, length)
-                state, losses, gradient_norm = compiled.advance(state, step, end, windows, rates, schedule)
-                losses = np.asarray(losses)[: end - step].astype(np.float64)
+                with self.stopwatch.during("training"):
+                    windows = self._windows(step, end, length)
+                    state, losses, gradient_norm = compiled.advance(state, step, end, windows, rates, schedule)
+                    losses = np.asarray(losses)[: end - step].astype(np.float64)
+                self.stopwatch.steps += end - step
                 if not np.isfinite(losses).all():
                     raise Diverged(step + int(np.argmin(np.isfinite(losses))) + 1)
                 multiplier = _multiplier(np.float32(end - 1), schedule)
@@ -213,13 +217,13 @@ class Trainer:
                     "grad_norm": float(gradient_norm),
                 }
                 points.append(point)
-                step, seconds = end, seconds + time.monotonic() - began
+                step = end
                 live.write(encode_metrics([{**point, "branch": phase}]))
                 live.flush()
                 if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
-                    self._save(phase, Progress(state, step, points, seconds))
+                    self._save(phase, Progress(state, step, points))
                     saved_at = time.monotonic()
-        return Progress(state, step, points, seconds)
+        return Progress(state, step, points)
 
     def _windows(self, first: int, stop: int, length: int) -> np.ndarray:
         """Token windows of steps `first` to `stop`: (LOG_EVERY, batch, length + 1) uint8, zero beyond `stop`."""
@@ -231,39 +235,20 @@ class Trainer:
         out[: stop - first] = self.corpus.windows(order, length=length).reshape(stop - first, batch, length + 1)
         return out
 
-    def _rates(self) -> dict[str, np.float32]:
-        o = self.config.optimizer
-        rates = {"matrix": o.learning_rate, "embedding": o.embedding_learning_rate, "head": o.head_learning_rate}
-        return {name: np.float32(value) for name, value in {**rates, "weight_decay": o.weight_decay}.items()}
-
-    def _schedule(self, cooldown: tuple[float, float]) -> dict[str, np.float32]:
-        schedule = self.config.schedule
-        values = {
-            "batch_tokens": self.config.data.batch_tokens,
-            "warmup_steps": schedule.warmup_steps,
-            "decay_power": schedule.decay_power,
-            "decay_from_tokens": schedule.decay_from_tokens,
-            "cooldown_start": cooldown[0],
-            "cooldown_end": cooldown[1],
-        }
-        return {name: np.float32(value) for name, value in values.items()}
-
     # ------------------------------------------------------------ evaluation and publication
 
     def _evaluate(self, parameters: dict) -> dict[str, float]:
         """Held-out loss, nats per token, and its standard error clustered by document."""
-        began = time.monotonic()
         count, length = self.config.data.evaluation_windows, self.config.model.sequence_length
-        windows, documents = self.corpus.evaluation_windows(count, length=length)
-        padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), np.uint8)
-        padded[:count] = windows
-        batches = padded.reshape(-1, EVALUATION_BATCH, length + 1)
-        losses = np.asarray(fast.window_losses(self.config.model, parameters, batches)).reshape(-1)[:count].astype(np.float64)
+        with self.stopwatch.during("compilation"):
+            compile_evaluation(self.config.model)
+        with self.stopwatch.during("evaluation"):
+            windows, documents = self.corpus.evaluation_windows(count, length=length)
+            losses = window_losses(self.config.model, parameters, windows)
         return {
             "loss": float(losses.mean()),
             "loss_se": clustered_standard_error(losses, documents),
             "bits_per_byte": float(losses.mean() / math.log(2)),
-            "eval_seconds": time.monotonic() - began,
         }
 
     def _publish_done(self, run: RunConfig, branch: Progress, loss: dict[str, float]) -> None:
@@ -275,7 +260,6 @@ class Trainer:
             **loss,
             "train_loss": branch.points[-1]["train_loss"],
             "flops": flops,
-            "train_seconds": branch.seconds,
         }
         self._publish(run, result, branch.points, {"weights.safetensors": encode_tree(weights, metadata)})
 
@@ -302,6 +286,7 @@ class Trainer:
             "numerics_id": environment()["numerics_id"],
             "host": environment()["host"],
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "timings": msgspec.to_builtins(self.stopwatch.lap()),
             **result,
         }
         with owned(self.folder, self.trunk.trunk_id, self.claim):
@@ -371,21 +356,6 @@ class Trainer:
 # ---------------------------------------------------------------- pieces
 
 
-def clustered_standard_error(losses: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of the mean when observations within a cluster are dependent: sqrt(G/(G-1) sum_g (sum of residuals)^2) / n.
-
-    >>> clustered_standard_error(np.array([1.0, 3.0]), np.array([0, 1]))
-    1.0
-    """
-    residuals = losses - losses.mean()
-    _, index = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(index, residuals)
-    groups = len(sums)
-    if groups < 2:
-        return float("nan")
-    return float(math.sqrt(groups / (groups - 1) * float(np.sum(sums**2))) / len(losses))
-
-
 def _shape_only(optimizer: OptimizerConfig) -> OptimizerConfig:
     """The part of the optimizer that is compiled in: rates are arguments of the program."""
     return OptimizerConfig(
@@ -404,16 +374,46 @@ def _multiplier(step, schedule):
     return rate_multiplier(step, **schedule)
 
 
+def rates_of(config: TrunkConfig) -> dict[str, np.float32]:
+    """Rates by parameter group, as arguments of the program."""
+    o = config.optimizer
+    rates = {"matrix": o.learning_rate, "embedding": o.embedding_learning_rate, "head": o.head_learning_rate}
+    return {name: np.float32(value) for name, value in {**rates, "weight_decay": o.weight_decay}.items()}
+
+
+def schedule_of(config: TrunkConfig, cooldown: tuple[float, float] = _NEVER) -> dict[str, np.float32]:
+    """Arguments of `rate_multiplier` beside the step."""
+    values = {
+        "batch_tokens": config.data.batch_tokens,
+        "warmup_steps": config.schedule.warmup_steps,
+        "decay_power": config.schedule.decay_power,
+        "decay_from_tokens": config.schedule.decay_from_tokens,
+        "cooldown_start": cooldown[0],
+        "cooldown_end": cooldown[1],
+    }
+    return {name: np.float32(value) for name, value in values.items()}
+
+
 def compile_ahead(config: TrunkConfig) -> None:
-    """Compile the programs of a trunk into the shared cache without training anything."""
-    compiled = program(config.model, _shape_only(config.optimizer))
-    state = jax.eval_shape(lambda: compiled.start(0))
-    batch = config.data.batch_tokens // config.model.sequence_length
-    windows = jax.ShapeDtypeStruct((LOG_EVERY, batch, config.model.sequence_length + 1), jnp.uint8)
-    scalar, integer = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32, weak_type=True)
-    rates = dict.fromkeys(("matrix", "embedding", "head", "weight_decay"), scalar)
-    names = ("batch_tokens", "warmup_steps", "decay_power", "decay_from_tokens", "cooldown_start", "cooldown_end")
-    compiled.advance.lower(state, integer, integer, windows, rates, dict.fromkeys(names, scalar)).compile()
-    rows = -(-config.data.evaluation_windows // EVALUATION_BATCH)
-    evaluation = jax.ShapeDtypeStruct((rows, EVALUATION_BATCH, config.model.sequence_length + 1), jnp.uint8)
-    fast.window_losses.lower(config.model, state["parameters"], evaluation).compile()
+    """Compile what a trunk runs, or fetch it from the shared cache."""
+    compile_training(config)
+    compile_evaluation(config.model)
+
+
+def count_compiled(stopwatch: Stopwatch) -> None:
+    """Count in `stopwatch` every program that is compiled from now on (and not found in the shared cache)."""
+
+    def note(event: str, **_: str | int) -> None:
+        if event == "/jax/compilation_cache/cache_misses":
+            stopwatch.compiled += 1
+
+    jax.monitoring.register_event_listener(note)
+
+
+def compile_training(config: TrunkConfig) -> None:
+    """Compile the program of a trunk by training no step with it, so that the first step finds it ready."""
+    compiled, length = program(config.model, _shape_only(config.optimizer)), config.model.sequence_length
+    windows = np.zeros((LOG_EVERY, config.data.batch_tokens // length, length + 1), np.uint8)
+    schedule = schedule_of(config)
+    jax.block_until_ready(compiled.advance(compiled.start(config.seed_init), 0, 0, windows, rates_of(config), schedule))
+    _multiplier(np.float32(0), schedule)

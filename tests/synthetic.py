@@ -83,7 +83,7 @@ def make_row(width: int, tokens: int, seed: int, *, role: str = "fit", noise: fl
         "attempts": 1,
         "train_seconds": 10.0,
         "eval_seconds": 0.5,
-        "compile_seconds": 2.0,
+        "overhead_seconds": 2.0,
         "host": "laptop",
         "finished_at": "2026-01-02T03:04:05Z",
         "reason": "",

@@ -3,7 +3,7 @@ import pytest
 
 from scaling import corpus as corpora
 from scaling.config import UserError
-from scaling.train import clustered_standard_error
+from scaling.evaluate import clustered_standard_error
 
 
 def test_the_default_corpus_needs_no_download_and_is_the_same_twice():

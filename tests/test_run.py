@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-TIMING = {"train_seconds", "eval_seconds", "host", "finished_at", "attempts"}
+TIMING = {"train_seconds", "eval_seconds", "overhead_seconds", "host", "finished_at", "attempts"}
 
 
 def scaling(*arguments, **options):

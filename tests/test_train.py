@@ -57,7 +57,7 @@ class Stop(Exception):
 
 def _files(folder, run):
     result = read_result(folder, run.run_id)
-    volatile = {"train_seconds", "eval_seconds", "finished_at", "attempt", "checksum", "files"}
+    volatile = {"timings", "finished_at", "attempt", "checksum", "files"}
     kept = {key: value for key, value in result.items() if key not in volatile}
     path = folder.run(run.run_id)
     return kept, (path / "metrics.jsonl").read_bytes(), load_file(path / "weights.safetensors")
