@@ -12,7 +12,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,19 +100,27 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 # ---------------------------------------------------------------- sources
 
 
-def _stdlib_documents() -> Iterator[tuple[str, bytes]]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        if not _NOT_LIBRARY & set(path.relative_to(root).parts):
-            yield str(path.relative_to(root)), path.read_bytes()
+def _files(root: Path, *, leave_out: Callable[[str], bool]) -> list[Path]:
+    """Files under `root` in path order; `leave_out` says which names of folders and files are not looked at."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not leave_out(name)]  # not entered: site-packages alone can hold ten thousand files
+        found += [Path(folder, name) for name in files if not leave_out(name)]
+    return sorted(found)
 
 
-def _folder_documents(root: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+def _stdlib_documents() -> Iterator[bytes]:
+    for path in _files(Path(sysconfig.get_paths()["stdlib"]), leave_out=lambda name: name in _NOT_LIBRARY):
+        if path.suffix == ".py":
+            yield path.read_bytes()
+
+
+def _folder_documents(root: Path) -> Iterator[bytes]:
+    for path in _files(root, leave_out=lambda name: name.startswith(".")):
+        if path.is_file():
             text = path.read_bytes()
             if b"\0" not in text[:8192]:  # binary files are left out
-                yield str(path.relative_to(root)), text
+                yield text
 
 
 def check_corpus(name: str) -> None:
@@ -135,7 +143,7 @@ def prepare(name: str) -> Corpus:
     seen_documents: set[bytes] = set()
     seen_blocks: set[bytes] = set()
     splits: dict[str, list[bytes]] = {split: [] for split, _ in _SPLIT_PERCENT}
-    for _, text in documents:
+    for text in documents:
         facts["documents_read"] += 1
         facts["bytes_read"] += len(text)
         digest = hashlib.sha256(text).digest()
@@ -194,19 +202,22 @@ def cache_folder() -> Path:
 def _store(name: str, splits: dict[str, bytes], documents: list[int], facts: dict) -> Corpus:
     content_hash = _content_hash(splits["train"], splits["heldout"], documents)
     target = cache_folder() / "corpora" / content_hash
-    if not _is_intact(target, content_hash):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=target.parent))
-        for split, text in splits.items():
-            (folder / f"{split}.bin").write_bytes(text)
-        meta = {"name": name, "heldout_document": documents, "facts": facts}
-        (folder / "corpus.json").write_text(json.dumps(meta, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
-        try:
-            os.replace(folder, target)
-        except OSError:  # another process was first: its folder holds the same content
-            shutil.rmtree(folder, ignore_errors=True)
-    return _read(target, content_hash)
+    if (stored := _read(target, content_hash)) is not None:
+        return stored
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent))
+    for split, text in splits.items():
+        (folder / f"{split}.bin").write_bytes(text)
+    meta = {"name": name, "heldout_document": documents, "facts": facts}
+    (folder / "corpus.json").write_text(json.dumps(meta, indent=1))
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        os.replace(folder, target)
+    except OSError:  # another process was first: its folder holds the same content
+        shutil.rmtree(folder, ignore_errors=True)
+    if (corpus := _read(target, content_hash)) is None:
+        raise OSError(f"{target}: what was written cannot be read back; is the disk full?")
+    return corpus
 
 
 def load(name: str, *, content_hash: str) -> Corpus:
@@ -217,10 +228,7 @@ def load(name: str, *, content_hash: str) -> Corpus:
     UserError
         If the text on this machine is not the one the sweep was planned with.
     """
-    target = cache_folder() / "corpora" / content_hash
-    if _is_intact(target, content_hash):
-        return _read(target, content_hash)
-    corpus = prepare(name)
+    corpus = _read(cache_folder() / "corpora" / content_hash, content_hash) or prepare(name)
     if corpus.content_hash != content_hash:
         raise UserError(
             f"corpus {name}: this machine's text has hash {corpus.content_hash}, the sweep was planned with {content_hash} "
@@ -236,22 +244,21 @@ def _content_hash(train: bytes, heldout: bytes, documents: list[int]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _is_intact(target: Path, content_hash: str) -> bool:
+def _read(target: Path, content_hash: str) -> Corpus | None:
+    """A corpus of the cache, or None when it is not there or not intact."""
     try:
-        documents = json.loads((target / "corpus.json").read_text())["heldout_document"]
+        meta = json.loads((target / "corpus.json").read_text())
+        documents, name, facts = meta["heldout_document"], meta["name"], meta["facts"]
         train, heldout = ((target / f"{split}.bin").read_bytes() for split in ("train", "heldout"))
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return _content_hash(train, heldout, documents) == content_hash
-
-
-def _read(target: Path, content_hash: str) -> Corpus:
-    meta = json.loads((target / "corpus.json").read_text())
+        return None
+    if _content_hash(train, heldout, documents) != content_hash:
+        return None
     return Corpus(
-        name=meta["name"],
+        name=name,
         content_hash=content_hash,
-        train=np.fromfile(target / "train.bin", np.uint8),
-        heldout=np.fromfile(target / "heldout.bin", np.uint8),
-        heldout_document=np.asarray(meta["heldout_document"], np.int64),
-        facts=meta["facts"],
+        train=np.frombuffer(train, np.uint8),
+        heldout=np.frombuffer(heldout, np.uint8),
+        heldout_document=np.asarray(documents, np.int64),
+        facts=facts,
     )
