@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,12 +49,6 @@ def tensor_checksum(tensors: dict[str, np.ndarray]) -> str:
 def restore_tree(tensors: dict[str, np.ndarray], template: Any) -> Any:
     """The tree with the structure of `template` and the values of `tensors`."""
     return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(tensors[name]) for name in _flatten(template)])
-
-
-def path_step(path: Path) -> int:
-    """Step in the name of a saved state, -1 when there is none."""
-    text = path.name.removesuffix(".safetensors").rpartition("-")[2]
-    return int(text) if text.isdigit() else -1
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

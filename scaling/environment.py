@@ -71,6 +71,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def machine_facts() -> dict[str, Any]:
+    """What decides how fast a worker is here; known without importing JAX."""
+    cpu, instructions = _cpu_facts()
+    worker = worker_environment()
+    flags = {name: worker[name] for name in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    return {"cpu": cpu, "cores": os.cpu_count(), "instruction_set": instructions, "jaxlib": importlib.metadata.version("jaxlib"), **flags}
+
+
 def code_version() -> str:
     """Version of the package, and the git commit (with `+changes`) when it runs from a checkout."""
     version = importlib.metadata.version("scaling-harness")

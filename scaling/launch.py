@@ -20,7 +20,7 @@ from scaling.config import ModelConfig
 from scaling.corpus import cache_folder
 from scaling.environment import worker_environment
 from scaling.forecasts import forecast_hash
-from scaling.plan import Trunk, group_trunks
+from scaling.plan import Trunk, by_preference, group_trunks
 from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
 from scaling.timings import Stopwatch
 
@@ -68,7 +68,9 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
     stopwatch.switch("records")
     while True:
         pending = pending_trunks(folder, resolved)
-        for trunk in _by_preference(folder, [trunk for trunk in pending if is_released(folder, trunk)], compiled):
+        released = [trunk for trunk in pending if is_released(folder, trunk)]
+        busy = {trunk.config.model for trunk in released if claims.is_live(folder, trunk.trunk_id)}
+        for trunk in by_preference(released, compiled=compiled, busy=busy):
             claim = claims.take(folder, trunk.trunk_id)
             if claim is None:
                 continue
@@ -88,12 +90,6 @@ def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = la
                     compiled.add(trunk.config.model)
             with stopwatch.during("waiting"):
                 time.sleep(POLL_SECONDS)
-
-
-def _by_preference(folder: Folder, trunks: list[Trunk], compiled: set[ModelConfig]) -> list[Trunk]:
-    """Dearest first, but shapes that this worker has compiled before others, and shapes that another is compiling now last."""
-    busy = {trunk.config.model for trunk in trunks if claims.is_live(folder, trunk.trunk_id)}
-    return sorted(trunks, key=lambda trunk: (trunk.config.model not in compiled, trunk.config.model in busy))
 
 
 def _train_claimed(trainer) -> None:

@@ -4,6 +4,7 @@ The recipe lives here: one dial (`d_model`) decides shape and rates. Its numbers
 every one of them can be overridden in the sweep file.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from scaling.accounting import training_flops_per_token
@@ -147,7 +148,7 @@ def _grid(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, co
 
 
 def group_trunks(runs: list[RunConfig]) -> list[Trunk]:
-    """Trunks with their branches (shortest first), dearest trunk first: the order in which workers take them."""
+    """Trunks with their branches (shortest first), dearest trunk first (workers take them `by_preference`)."""
     by_id: dict[str, list[RunConfig]] = {}
     for run in runs:
         by_id.setdefault(run.trunk_id, []).append(run)
@@ -168,21 +169,6 @@ def flops_spent(trunk: Trunk) -> dict[str, float]:
     return spent
 
 
-_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
-"""Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md); a rough guide only."""
-
-
-def estimated_seconds(trunks: list[Trunk], *, workers: int) -> float:
-    """Rough wall time: trunks packed on `workers` one-core processes, hold-outs after the rest, compilation added."""
-
-    def pack(times: list[float]) -> float:
-        loads = [0.0] * workers
-        for seconds in sorted(times, reverse=True):
-            loads[loads.index(min(loads))] += seconds
-        return max(loads)
-
-    def seconds(trunk: Trunk) -> float:
-        speed = next(speed for width, speed in _FLOPS_PER_SECOND if trunk.config.model.d_model <= width)
-        return trunk.flops / speed + 4.0
-
-    return sum(pack([seconds(trunk) for trunk in trunks if trunk.role == role]) for role in ("fit", "holdout"))
+def by_preference(trunks: list[Trunk], *, compiled: Collection[ModelConfig], busy: Collection[ModelConfig]) -> list[Trunk]:
+    """The order in which a worker takes trunks, given dearest first: shapes it has compiled first, shapes that another is at last."""
+    return sorted(trunks, key=lambda trunk: (trunk.config.model not in compiled, trunk.config.model in busy))

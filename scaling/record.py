@@ -206,6 +206,12 @@ def read_failure(folder: Folder, trunk_id: str) -> str | None:
         return "failure record is damaged"
 
 
+def path_step(path: Path) -> int:
+    """Step in the name of a saved state, -1 when there is none."""
+    text = path.name.removesuffix(".safetensors").rpartition("-")[2]
+    return int(text) if text.isdigit() else -1
+
+
 def disk_usage(path: Path) -> int:
     """Bytes of all files under `path`."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.exists() else 0

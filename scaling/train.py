@@ -23,7 +23,7 @@ from jax import lax
 
 from scaling import fast
 from scaling.accounting import training_flops_per_token
-from scaling.checkpoint import decode_tree, encode_tree, path_step, restore_tree
+from scaling.checkpoint import decode_tree, encode_tree, restore_tree
 from scaling.claim import Claim, owned
 from scaling.config import ModelConfig, OptimizerConfig, RunConfig, TrunkConfig
 from scaling.corpus import Corpus, data_order
@@ -33,7 +33,7 @@ from scaling.forecasts import forecast_hash
 from scaling.model import initial_parameters
 from scaling.optimizer import group_of, make_optimizer, rate_multiplier
 from scaling.plan import Trunk
-from scaling.record import Folder, encode_metrics, publish_run, read_result, remove, set_aside, write_atomic
+from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
 from scaling.timings import Stopwatch
 
 LOG_EVERY = 50
@@ -188,11 +188,11 @@ class Trainer:
         return self._advance(start, run.steps, cooldown=(run.branch_step, run.steps), phase=run.run_id)
 
     def _fresh(self) -> Progress:
-        compiled = program(self.config.model, _shape_only(self.config.optimizer))
+        compiled = program_of(self.config)
         return Progress(state=compiled.start(self.config.seed_init), step=0, points=[])
 
     def _advance(self, progress: Progress, stop: int, *, cooldown: tuple[float, float], phase: str) -> Progress:
-        compiled = program(self.config.model, _shape_only(self.config.optimizer))
+        compiled = program_of(self.config)
         rates, schedule = rates_of(self.config), schedule_of(self.config, cooldown)
         batch_tokens, length = self.config.data.batch_tokens, self.config.model.sequence_length
         state, step, points = progress.state, progress.step, list(progress.points)
@@ -374,6 +374,11 @@ def _multiplier(step, schedule):
     return rate_multiplier(step, **schedule)
 
 
+def program_of(config: TrunkConfig) -> Program:
+    """The program of a trunk; trunks that differ in rates, schedule or seeds share it."""
+    return program(config.model, _shape_only(config.optimizer))
+
+
 def rates_of(config: TrunkConfig) -> dict[str, np.float32]:
     """Rates by parameter group, as arguments of the program."""
     o = config.optimizer
@@ -412,7 +417,7 @@ def count_compiled(stopwatch: Stopwatch) -> None:
 
 def compile_training(config: TrunkConfig) -> None:
     """Compile the program of a trunk by training no step with it, so that the first step finds it ready."""
-    compiled, length = program(config.model, _shape_only(config.optimizer)), config.model.sequence_length
+    compiled, length = program_of(config), config.model.sequence_length
     windows = np.zeros((LOG_EVERY, config.data.batch_tokens // length, length + 1), np.uint8)
     schedule = schedule_of(config)
     jax.block_until_ready(compiled.advance(compiled.start(config.seed_init), 0, 0, windows, rates_of(config), schedule))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -196,6 +197,35 @@ def test_status_plan_clean_and_help(undisturbed):
         assert shown.returncode == 0 and "example" in shown.stdout
     missing = scaling("status", root.parent / "nowhere")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+
+
+def test_plan_measures_this_machine_once_and_a_run_renews_it(tiny_sweep, tmp_path):
+    environment = {**os.environ, "SCALING_CACHE": str(tmp_path / "cache")}
+    first, second = (scaling("plan", tiny_sweep, "--results", tmp_path, env=environment) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert "measuring this machine" in first.stderr and "measuring" not in second.stderr
+    assert "rough" not in first.stderr + second.stderr and not (tmp_path / "tiny").exists()
+    (calibration,) = (tmp_path / "cache" / "compiled" / "calibration").glob("*.json")
+    before = json.loads(calibration.read_bytes())
+    assert sorted(shape["model"]["d_model"] for shape in before["shapes"]) == [8, 24]
+    done = scaling("run", tiny_sweep, "--results", tmp_path, env=environment)
+    assert done.returncode == 0 and "rough" not in done.stderr and "were expected" in done.stderr, done.stderr
+    after = json.loads(calibration.read_bytes())
+    assert sorted(shape["model"]["d_model"] for shape in after["shapes"]) == [8, 16, 24] and after["analysis"] != before["analysis"]
+
+
+def test_the_account_of_a_run_adds_up(undisturbed):
+    _, root, done = undisturbed
+    workers = re.search(r"time of (\d+) workers: training", done.stderr)
+    provenance = json.loads((root / "provenance.json").read_bytes())
+    seconds = provenance["worker_seconds"]
+    assert set(seconds) == {"training", "evaluation", "compilation", "start-up", "records", "waiting"}
+    assert workers and sum(seconds.values()) <= int(workers[1]) * provenance["training_wall_seconds"] + 0.5
+    with open(root / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(float(row["train_seconds"]) for row in rows) == pytest.approx(seconds["training"], abs=0.1)
+    overhead = seconds["compilation"] + seconds["start-up"] + seconds["records"]
+    assert sum(float(row["overhead_seconds"]) for row in rows) == pytest.approx(overhead, abs=0.2)
 
 
 def test_a_results_folder_that_cannot_be_made_is_one_line(tiny_sweep, tmp_path):

@@ -6,6 +6,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaling.calibration import Calibration
+    from scaling.cli.session import Session
+    from scaling.plan import Trunk
+    from scaling.record import Resolved
 
 EXAMPLES = {
     "plan": "scaling plan sweeps/quickstart.toml",
@@ -90,8 +97,9 @@ def plan_command(arguments: argparse.Namespace) -> int:
     from scaling.accounting import count_parameters, training_flops_per_token
     from scaling.config import format_quantity
     from scaling.display import clock
-    from scaling.launch import usable_cpus
-    from scaling.plan import estimated_seconds, group_trunks
+    from scaling.estimate import estimate
+    from scaling.launch import pending_trunks, usable_cpus
+    from scaling.plan import group_trunks
     from scaling.record import Folder
 
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
@@ -107,27 +115,50 @@ def plan_command(arguments: argparse.Namespace) -> int:
             f"{format_quantity(run.tokens):>9} {flops:9.2e}  {state}"
         )
     trunks = group_trunks(resolved.runs)
-    todo = [trunk for trunk in trunks if any(not folder.run(run.run_id).exists() for run in trunk.runs)]
+    todo = pending_trunks(folder, resolved)
     total = sum(trunk.flops for trunk in trunks)
+    expected = estimate(folder, todo, _calibrated(todo, workers=workers), workers=workers)
+    rough = "" if expected.measured else " (rough: from typical CPU rates)"
     print(
         f"{len(resolved.runs)} runs on {len(trunks)} trunks, {total:.2e} FLOPs with shared trunks counted once; "
-        f"{len(todo)} trunks to do, about {clock(estimated_seconds(todo, workers=workers)) if todo else '0 s'} on {workers} workers "
-        f"(rough: from typical CPU rates)\nresults will be in {root}   next: {program()} run {arguments.sweep}",
+        f"{len(todo)} trunks to do, with the analysis about {clock(expected.seconds)} on {workers} workers{rough}\n"
+        f"results will be in {root}   next: {program()} run {arguments.sweep}",
         file=sys.stderr,
     )
     return 0
 
 
+def _calibrated(todo: list["Trunk"], *, workers: int) -> "Calibration":
+    """Read what is known of this machine; where it says nothing about trunks that are to be trained, measure first."""
+    from scaling.calibration import MeasuringFailed, measure, read_calibration, unmeasured, write_calibration
+    from scaling.launch import usable_cpus
+
+    calibration = read_calibration(workers)
+    configs = unmeasured(calibration, [trunk.config for trunk in todo])
+    if not configs:
+        return calibration
+    print(f"measuring this machine (about {5 + 5 * len(configs)} s, once)", file=sys.stderr, flush=True)
+    try:
+        calibration = measure(calibration, configs, workers=workers, cpus=usable_cpus())
+    except MeasuringFailed as error:
+        print(f"it could not be measured: {error}", file=sys.stderr)
+        return calibration
+    write_calibration(calibration, workers=workers)
+    return calibration
+
+
 def run_command(arguments: argparse.Namespace) -> int:
     """Train what is missing, forecast and train the hold-outs, then tables, laws, plots, report."""
-    from analysis.errors import UserError
-    from scaling.cli.loop import analyse_and_report, forecast_holdouts
-    from scaling.display import Display, clock
-    from scaling.launch import check_results, launch, pending_trunks, usable_cpus
-    from scaling.record import Folder, write_atomic, write_json
-    from scaling.tables import write_tables
+    from scaling.timings import Stopwatch
 
-    began = time.monotonic()
+    stopwatch = Stopwatch("preparation")
+    from scaling.calibration import read_calibration
+    from scaling.cli.session import Session
+    from scaling.display import clock
+    from scaling.estimate import estimate
+    from scaling.launch import check_results, pending_trunks, usable_cpus
+    from scaling.record import Folder, write_atomic, write_json
+
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
     workers = arguments.workers or len(usable_cpus())
@@ -136,23 +167,22 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_json(folder.resolved, resolved)
     if arguments.retry:
         _forget_failures(folder, resolved)
-    finished = check_results(folder, resolved)
-    note = f"{len(resolved.runs) - finished} of {len(resolved.runs)} runs to train" if finished < len(resolved.runs) else "nothing to train"
-    print(f"{resolved.sweep.name}: {note}, {workers} workers, results in {root}", file=sys.stderr, flush=True)
-    if pending_trunks(folder, resolved):
-        display = Display(folder, resolved)
-        launch(root, workers=workers, next_runs=lambda: forecast_holdouts(root, resolved), display=display)
-        _write_provenance(folder, resolved, arguments, workers=workers, seconds=time.monotonic() - began)
-    trained = time.monotonic()
-    rows = write_tables(root, resolved)
-    try:
-        print(analyse_and_report(root, resolved, program=program()), flush=True)
-    except UserError as error:  # too few runs ended well for any law; what there is stays in the tables
-        print(f"no law was fitted: {error}", file=sys.stderr)
+    todo = len(resolved.runs) - check_results(folder, resolved)
+    pending = pending_trunks(folder, resolved)
+    expected = estimate(folder, pending, read_calibration(workers), workers=workers)
+    note = f"{todo} of {len(resolved.runs)} runs to train" if todo else "nothing to train"
+    rough = "" if expected.measured else f" (rough: `{program()} plan` measures this machine)"
+    about = f"about {clock(expected.seconds)}{rough}"
+    print(f"{resolved.sweep.name}: {note}, {workers} workers, {about}, results in {root}", file=sys.stderr, flush=True)
+    session = Session(folder, resolved, workers, stopwatch)
+    stopwatch.switch("analysis")
+    if pending:
+        session.train()
+        _write_provenance(session, command=f"scaling run {arguments.sweep} --workers {workers}")
+    rows = _analyse(root, resolved)
+    print(f"\n{session.close(expected)}", file=sys.stderr)
     undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
-    diverged = sum(row["status"] == "diverged" for row in rows)
-    print(f"\ntraining {clock(trained - began)}, analysis {clock(time.monotonic() - trained)}", file=sys.stderr)
-    if diverged:
+    if diverged := sum(row["status"] == "diverged" for row in rows):
         print(f"{diverged} runs diverged (listed in {root / 'exclusions.csv'})", file=sys.stderr)
     if undone:
         print(f"{len(undone)} runs remain undone: {undone[0]['run_id']}: {undone[0]['status']} {undone[0]['reason']}", file=sys.stderr)
@@ -161,23 +191,38 @@ def run_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write_provenance(folder, resolved, arguments: argparse.Namespace, *, workers: int, seconds: float) -> None:
-    """`provenance.json`: the command, how long it took, and the environment of its runs (each run folder has its own)."""
+def _analyse(root: Path, resolved: "Resolved") -> list[dict[str, Any]]:
+    """Rebuild the tables, then fit, plot and report what can be; returns the rows of runs.csv."""
+    from analysis.errors import UserError
+    from scaling.cli.loop import analyse_and_report
+    from scaling.tables import write_tables
+
+    rows = write_tables(root, resolved)
+    try:
+        print(analyse_and_report(root, resolved, program=program()), flush=True)
+    except UserError as error:  # too few runs ended well for any law; what there is stays in the tables
+        print(f"no law was fitted: {error}", file=sys.stderr)
+    return rows
+
+
+def _write_provenance(session: "Session", *, command: str) -> None:
+    """`provenance.json`: the command, what its time went to, and the environment of its runs (each run folder has its own)."""
     import json
 
     from scaling.record import write_json
 
-    paths = [folder.run(run.run_id) / "environment.json" for run in resolved.runs]
+    paths = [session.folder.run(run.run_id) / "environment.json" for run in session.resolved.runs]
     environments = [json.loads(path.read_bytes()) for path in paths if path.exists()]
     facts = {
-        "command": f"scaling run {arguments.sweep} --workers {workers}",
+        "command": command,
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "training_wall_seconds": round(seconds, 1),
+        "training_wall_seconds": round(sum(session.seconds.values()), 1),
+        "worker_seconds": {kind: round(seconds, 1) for kind, seconds in session.worker_seconds.items()},
         "environment": environments[-1] if environments else None,
         "numerics_ids": sorted({entry["numerics_id"] for entry in environments}),
-        "corpus_facts": resolved.corpus_facts,
+        "corpus_facts": session.resolved.corpus_facts,
     }
-    write_json(folder.root / "provenance.json", facts)
+    write_json(session.folder.root / "provenance.json", facts)
 
 
 def _forget_failures(folder, resolved) -> None:

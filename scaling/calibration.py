@@ -1,0 +1,230 @@
+"""What this machine takes for one training step, one evaluation, one compilation: measured once, kept in the cache, renewed by every sweep.
+
+The file's name holds what its numbers depend on (processor, jaxlib, flags, the code that is compiled, how many workers run side by side),
+so that a stale one is never found; one that cannot be read counts as none.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from scaling.accounting import training_flops_per_token
+from scaling.config import RECIPE_VERSION, ModelConfig, Positive, RunConfig, TrunkConfig, canonical_hash
+from scaling.corpus import cache_folder
+from scaling.environment import machine_facts
+from scaling.record import write_json
+from scaling.timings import Timings
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+
+_COMPILED_CODE = ("evaluate", "fast", "model", "optimizer", "train")
+_TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
+"""Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
+
+
+class MeasuringFailed(Exception):
+    """A measuring process ended without a result."""
+
+
+class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Seconds that one shape of model takes at one batch size.
+
+    Attributes
+    ----------
+    step : one training step
+    window : held-out loss of one window
+    cold, warm : compiling its programs; fetching them from the compilation cache (None: not seen yet)
+    """
+
+    model: ModelConfig
+    batch_tokens: Positive
+    step: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    window: Seconds
+    cold: Seconds | None = None
+    warm: Seconds | None = None
+
+    def is_of(self, config: TrunkConfig) -> bool:
+        """Whether a trunk has this shape."""
+        return (self.model, self.batch_tokens) == (config.model, config.data.batch_tokens)
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of one training step."""
+        return float(self.batch_tokens * training_flops_per_token(self.model))
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that has been measured on this machine; the defaults are those of the machine in LOG.md.
+
+    Attributes
+    ----------
+    start_up : from the start of a worker to its first claim
+    records : claims, saved states and publication, a run
+    preparation, forecast, analysis : of `scaling run`: before the workers start; before the hold-outs; after the last run
+    """
+
+    shapes: tuple[Shape, ...] = ()
+    start_up: Seconds = 2.0
+    records: Seconds = 0.05
+    preparation: Seconds = 1.5
+    forecast: Seconds = 1.5
+    analysis: Seconds = 7.0
+
+    def shape(self, config: TrunkConfig) -> Shape | None:
+        """What was measured of exactly this shape."""
+        return next((s for s in self.shapes if s.is_of(config)), None)
+
+    def predict(self, config: TrunkConfig) -> Shape:
+        """Seconds of any shape: as measured, or between those measured in proportion to the FLOPs of a step, or typical ones."""
+        if exact := self.shape(config):
+            return exact
+        batch_tokens, flops = config.data.batch_tokens, _flops(config)
+        family = sorted((s for s in self.shapes if _family(s.model, s.batch_tokens) == _family_of(config)), key=lambda s: s.flops)
+        if not family:
+            step = flops / next(speed for width, speed in _TYPICAL_FLOPS_PER_SECOND if config.model.d_model <= width)
+            window = step * config.model.sequence_length / batch_tokens / 3  # forward only is a third
+            return Shape(model=config.model, batch_tokens=batch_tokens, step=step, window=window)
+        nearest = min(family, key=lambda s: abs(s.flops - flops))
+        beyond = flops / min(max(flops, family[0].flops), family[-1].flops)
+
+        def between(values: list[float]) -> float:
+            return float(np.interp(flops, [s.flops for s in family], values)) * beyond
+
+        step, window = between([s.step for s in family]), between([s.window for s in family])
+        return Shape(model=config.model, batch_tokens=batch_tokens, step=step, window=window, cold=nearest.cold, warm=nearest.warm)
+
+    def with_shapes(self, shapes: Iterable[Shape]) -> "Calibration":
+        """The same with newer measurements of some shapes."""
+        known = {(s.model, s.batch_tokens): s for s in self.shapes}
+        for new in shapes:
+            old = known.get((new.model, new.batch_tokens), new)
+            cold, warm = (new.cold if new.cold is not None else old.cold), (new.warm if new.warm is not None else old.warm)
+            known[new.model, new.batch_tokens] = msgspec.structs.replace(new, cold=cold, warm=warm)
+        return msgspec.structs.replace(self, shapes=tuple(sorted(known.values(), key=lambda s: s.flops)))
+
+
+def _flops(config: TrunkConfig) -> float:
+    return float(config.data.batch_tokens * training_flops_per_token(config.model))
+
+
+def _family(model: ModelConfig, batch_tokens: int) -> tuple[int, ...]:
+    """Shapes between which seconds can be interpolated."""
+    return batch_tokens, model.sequence_length, model.n_layers, model.vocab_size
+
+
+def _family_of(config: TrunkConfig) -> tuple[int, ...]:
+    return _family(config.model, config.data.batch_tokens)
+
+
+def unmeasured(calibration: Calibration, configs: Iterable[TrunkConfig]) -> list[TrunkConfig]:
+    """The smallest and largest shape of each family, where they lie outside of what has been measured; the others lie between."""
+    families: dict[tuple[int, ...], list[TrunkConfig]] = {}
+    for config in configs:
+        families.setdefault(_family_of(config), []).append(config)
+    wanted = []
+    for family, members in families.items():
+        known = [s.flops for s in calibration.shapes if _family(s.model, s.batch_tokens) == family]
+        ends = {_flops(config): config for config in (min(members, key=_flops), max(members, key=_flops))}
+        wanted += [config for flops, config in ends.items() if not known or not min(known) <= flops <= max(known)]
+    return wanted
+
+
+# ---------------------------------------------------------------- the file
+
+
+def calibration_path(workers: int) -> Path:
+    """Where the calibration for `workers` workers side by side lies: with the compiled programs, so that it goes when they go."""
+    code = [canonical_hash((Path(__file__).parent / f"{name}.py").read_text()) for name in _COMPILED_CODE]
+    return cache_folder() / "compiled" / "calibration" / f"{canonical_hash([machine_facts(), RECIPE_VERSION, code, workers])}.json"
+
+
+def read_calibration(workers: int) -> Calibration:
+    """What is known of this machine: nothing, when the file is missing, damaged or from another version."""
+    try:
+        return msgspec.json.decode(calibration_path(workers).read_bytes(), type=Calibration)
+    except (OSError, msgspec.MsgspecError):
+        return Calibration()
+
+
+def write_calibration(calibration: Calibration, *, workers: int) -> None:
+    """Keep it for the next command."""
+    write_json(calibration_path(workers), calibration)
+
+
+# ---------------------------------------------------------------- measuring and learning
+
+
+def measure(calibration: Calibration, configs: list[TrunkConfig], *, workers: int, cpus: list[int]) -> Calibration:
+    """Add shapes, measured in `workers` processes side by side, as they will run: shared caches, memory and clock are in the result.
+
+    Raises
+    ------
+    MeasuringFailed
+        A process ended without a result; the message is the last line it said.
+    """
+    processes = []
+    for number in range(workers):
+        turn = number % len(configs)
+        pinned = cpus[number % len(cpus)] if workers <= len(cpus) else None
+        job = {"configs": configs[turn:] + configs[:turn], "cpu": pinned, "began": time.monotonic()}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scaling.measure", msgspec.json.encode(job)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        processes.append(process)
+    results = []
+    for process in processes:
+        out, said = process.communicate()
+        if process.returncode != 0:
+            raise MeasuringFailed((said.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1])
+        results.append(msgspec.json.decode(out, type=Calibration))
+    shapes = [_mean([s for result in results for s in result.shapes if s.is_of(config)]) for config in configs]
+    return msgspec.structs.replace(calibration.with_shapes(shapes), start_up=max(result.start_up for result in results))
+
+
+def _mean(seen: list[Shape]) -> Shape:
+    def mean(values: list[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return float(np.mean(numbers)) if numbers else None
+
+    step, window = float(np.mean([s.step for s in seen])), float(np.mean([s.window for s in seen]))
+    return msgspec.structs.replace(seen[0], step=step, window=window, cold=mean([s.cold for s in seen]), warm=mean([s.warm for s in seen]))
+
+
+def learn(calibration: Calibration, laps: list[tuple[RunConfig, Timings]], **command: float) -> Calibration:
+    """The calibration after a sweep: what its runs really took; `command` renews `preparation`, `forecast` and `analysis`."""
+    by_shape: dict[tuple[ModelConfig, int], list[tuple[RunConfig, Timings]]] = {}
+    for run, lap in laps:
+        if lap.steps and lap.seconds.get("training") and lap.seconds.get("evaluation"):
+            by_shape.setdefault((run.trunk.model, run.trunk.data.batch_tokens), []).append((run, lap))
+    calibration = calibration.with_shapes(_learnt(model, batch, members) for (model, batch), members in by_shape.items())
+    changes: dict[str, Any] = {name: max(0.0, value) for name, value in command.items()}
+    starts = [lap.seconds["start-up"] for _, lap in laps if lap.seconds.get("start-up")]
+    if starts:
+        changes["start_up"] = float(np.mean(starts))
+    if laps:
+        changes["records"] = float(np.mean([lap.seconds.get("records", 0.0) for _, lap in laps]))
+    return msgspec.structs.replace(calibration, **changes)
+
+
+def _learnt(model: ModelConfig, batch_tokens: int, members: list[tuple[RunConfig, Timings]]) -> Shape:
+    def total(kind: str) -> float:
+        return sum(lap.seconds.get(kind, 0.0) for _, lap in members)
+
+    def compilation(laps: list[Timings]) -> float | None:
+        seconds = [lap.seconds["compilation"] for lap in laps if lap.seconds.get("compilation", 0.0) > 0.05]  # less: compiled before
+        return float(np.mean(seconds)) if seconds else None
+
+    return Shape(
+        model=model,
+        batch_tokens=batch_tokens,
+        step=total("training") / sum(lap.steps for _, lap in members),
+        window=total("evaluation") / sum(run.trunk.data.evaluation_windows for run, _ in members),
+        cold=compilation([lap for _, lap in members if lap.compiled]),
+        warm=compilation([lap for _, lap in members if not lap.compiled]),
+    )

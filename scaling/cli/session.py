@@ -1,0 +1,57 @@
+"""One `scaling run` and its account: how long its parts took, what the workers' time went to, what that teaches about this machine."""
+
+from dataclasses import dataclass, field
+
+from scaling.calibration import learn, read_calibration, write_calibration
+from scaling.config import RunConfig
+from scaling.display import Display, clock
+from scaling.estimate import Estimate
+from scaling.launch import launch
+from scaling.record import Folder, Resolved, read_result
+from scaling.timings import Stopwatch, Timings, describe, read_timings, worker_seconds
+
+
+@dataclass
+class Session:
+    """The command's own time is billed to `preparation`, `training`, `forecast` and `analysis` by the stopwatch it began with."""
+
+    folder: Folder
+    resolved: Resolved
+    workers: int
+    stopwatch: Stopwatch
+    seconds: dict[str, float] = field(default_factory=dict)
+    laps: list[tuple[RunConfig, Timings]] = field(default_factory=list)
+
+    def train(self) -> None:
+        """Run local workers until nothing is pending, with the forecast before the hold-outs."""
+        before = {run.run_id for run in self.resolved.runs if self.folder.run(run.run_id).exists()}
+        self.stopwatch.switch("training")
+        launch(self.folder.root, workers=self.workers, next_runs=self._forecast, display=Display(self.folder, self.resolved))
+        self.stopwatch.switch("analysis")
+        self.seconds = self.stopwatch.lap().seconds
+        ended = [(run, read_result(self.folder, run.run_id, files=False)) for run in self.resolved.runs if run.run_id not in before]
+        self.laps = [(run, timings) for run, result in ended if (timings := read_timings(result))]
+
+    def _forecast(self) -> None:
+        from scaling.cli.loop import forecast_holdouts
+
+        with self.stopwatch.during("forecast"):
+            forecast_holdouts(self.folder.root, self.resolved)
+
+    @property
+    def worker_seconds(self) -> dict[str, float]:
+        """Seconds of all workers by kind."""
+        wall = self.seconds.get("training", 0.0) + self.seconds.get("forecast", 0.0)
+        return worker_seconds([lap for _, lap in self.laps], workers=self.workers, wall_seconds=wall)
+
+    def close(self, expected: Estimate) -> str:
+        """End the account; renew the calibration where this session was typical of one. Returns lines for the terminal."""
+        self.seconds |= self.stopwatch.lap().seconds
+        whole = sum(self.seconds.values())
+        training = whole - self.seconds.get("analysis", 0.0)
+        lines = [f"training {clock(training)}, analysis {clock(whole - training)}; {clock(expected.seconds)} were expected for both"]
+        if self.laps:
+            lines.append(f"time of {self.workers} workers: {describe(self.worker_seconds)}")
+            command = {name: self.seconds[name] for name in ("preparation", "forecast", "analysis") if name in self.seconds}
+            write_calibration(learn(read_calibration(self.workers), self.laps, **command), workers=self.workers)
+        return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""One measuring process (`scaling.calibration.measure` starts them): seconds of the real compiled programs, on one pinned thread.
+
+Its argument: the `Job`. Its output: a `Calibration`. Both JSON.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from scaling.calibration import Calibration, Shape
+from scaling.config import TrunkConfig
+from scaling.launch import be_a_worker
+from scaling.timings import Stopwatch
+
+TRAINING_SECONDS = 0.6
+EVALUATION_SECONDS = 0.2
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to measure: trunks whose shapes count, the core to use, and when (monotonic clock) this process was started."""
+
+    configs: list[TrunkConfig]
+    cpu: int | None
+    began: float
+
+
+def main() -> None:
+    """Measure every shape of the job."""
+    job = msgspec.json.decode(sys.argv[1], type=Job)
+    be_a_worker(cpu=job.cpu, dies_with_stdin=False)
+    import jax
+
+    import scaling.train
+
+    jax.devices()
+    start_up = time.monotonic() - job.began
+    stopwatch = Stopwatch()
+    scaling.train.count_compiled(stopwatch)
+    shapes = tuple(_measure_shape(config, stopwatch) for config in job.configs)
+    sys.stdout.buffer.write(msgspec.json.encode(Calibration(shapes=shapes, start_up=start_up)))
+
+
+def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
+    import jax
+
+    from scaling.evaluate import EVALUATION_BATCH, window_losses
+    from scaling.train import LOG_EVERY, compile_ahead, program_of, rates_of, schedule_of
+
+    stopwatch.lap()
+    compile_ahead(config)
+    lap = stopwatch.lap()
+    compilation = sum(lap.seconds.values())
+    model, batch = config.model, config.data.batch_tokens // config.model.sequence_length
+    compiled, rates, schedule = program_of(config), rates_of(config), schedule_of(config)
+    state = compiled.start(config.seed_init)
+    random = np.random.default_rng(0)
+    windows = random.integers(0, model.vocab_size, (LOG_EVERY, batch, model.sequence_length + 1), np.uint8)
+
+    def train(steps: int) -> None:
+        nonlocal state
+        state, losses, _ = compiled.advance(state, 0, steps, windows, rates, schedule)
+        jax.block_until_ready(losses)
+
+    return Shape(
+        model=model,
+        batch_tokens=config.data.batch_tokens,
+        step=_seconds_each(train, most=LOG_EVERY, at_least=TRAINING_SECONDS),
+        window=_seconds_each(
+            lambda count: window_losses(
+                model, state["parameters"], np.resize(windows[0], (count * EVALUATION_BATCH, model.sequence_length + 1))
+            ),
+            most=16,
+            at_least=EVALUATION_SECONDS,
+        )
+        / EVALUATION_BATCH,
+        cold=compilation if lap.compiled else None,
+        warm=None if lap.compiled else compilation,
+    )
+
+
+def _seconds_each(work: Callable[[int], object], *, most: int, at_least: float) -> float:
+    """Mean seconds of one unit of work, up to `most` at a time, for `at_least` seconds; the first, which finds cold caches, is left out."""
+    began = time.monotonic()
+    work(1)
+    count = max(1, min(most, round(at_least / 3 / max(time.monotonic() - began, 1e-6))))
+    began, done = time.monotonic(), 0
+    while (passed := time.monotonic() - began) < at_least or not done:
+        work(count)
+        done += count
+    return passed / done
+
+
+if __name__ == "__main__":
+    main()
