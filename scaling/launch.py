@@ -18,7 +18,7 @@ from pathlib import Path
 from scaling import claim as claims
 from scaling.config import ModelConfig
 from scaling.corpus import cache_folder
-from scaling.environment import worker_environment
+from scaling.environment import keep_freed_memory, worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, by_preference, group_trunks
 from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
@@ -109,7 +109,8 @@ def _train_claimed(trainer) -> None:
 
 
 def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
-    """Settings of this process before JAX is imported: one thread, one core, shared compilation cache, end with the parent."""
+    """Settings of this process before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent."""
+    keep_freed_memory()
     os.environ.update(worker_environment())
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
