@@ -4,12 +4,13 @@ The file's name holds what its numbers depend on (processor, jaxlib, flags, the 
 so that a stale one is never found; one that cannot be read counts as none.
 """
 
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,9 +24,11 @@ from scaling.timings import Timings
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
-_COMPILED_CODE = ("evaluate", "fast", "model", "optimizer", "train")
+_COMPILED_CODE = ("environment", "evaluate", "fast", "model", "optimizer", "train")
 _TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
 """Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
+_TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0
+"""Seconds to compile the programs of a shape, and to fetch them from the compilation cache (LOG.md): used where neither was seen."""
 
 
 class MeasuringFailed(Exception):
@@ -59,6 +62,15 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return float(self.batch_tokens * training_flops_per_token(self.model))
 
 
+class Costs(NamedTuple):
+    """Seconds predicted for a shape, with the fields of `Shape`."""
+
+    step: float
+    window: float
+    cold: float
+    warm: float
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that has been measured on this machine; the defaults are those of the machine in LOG.md.
 
@@ -76,28 +88,23 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     forecast: Seconds = 1.5
     analysis: Seconds = 7.0
 
-    def shape(self, config: TrunkConfig) -> Shape | None:
-        """What was measured of exactly this shape."""
-        return next((s for s in self.shapes if s.is_of(config)), None)
-
-    def predict(self, config: TrunkConfig) -> Shape:
-        """Seconds of any shape: as measured, or between those measured in proportion to the FLOPs of a step, or typical ones."""
-        if exact := self.shape(config):
-            return exact
-        batch_tokens, flops = config.data.batch_tokens, _flops(config)
+    def predict(self, config: TrunkConfig) -> "Costs":
+        """Seconds of any shape: between those measured in proportion to the FLOPs of a step; typical ones where none is of its kind."""
+        flops = _flops(config)
         family = sorted((s for s in self.shapes if _family(s.model, s.batch_tokens) == _family_of(config)), key=lambda s: s.flops)
+        nearest_first = sorted(family, key=lambda s: abs(s.flops - flops))
+        cold = next((s.cold for s in nearest_first if s.cold is not None), _TYPICAL_COLD)
+        warm = next((s.warm for s in nearest_first if s.warm is not None), _TYPICAL_WARM)
         if not family:
             step = flops / next(speed for width, speed in _TYPICAL_FLOPS_PER_SECOND if config.model.d_model <= width)
-            window = step * config.model.sequence_length / batch_tokens / 3  # forward only is a third
-            return Shape(model=config.model, batch_tokens=batch_tokens, step=step, window=window)
-        nearest = min(family, key=lambda s: abs(s.flops - flops))
+            window = step * config.model.sequence_length / config.data.batch_tokens / 3  # forward only is a third
+            return Costs(step, window, cold, warm)
         beyond = flops / min(max(flops, family[0].flops), family[-1].flops)
 
         def between(values: list[float]) -> float:
             return float(np.interp(flops, [s.flops for s in family], values)) * beyond
 
-        step, window = between([s.step for s in family]), between([s.window for s in family])
-        return Shape(model=config.model, batch_tokens=batch_tokens, step=step, window=window, cold=nearest.cold, warm=nearest.warm)
+        return Costs(between([s.step for s in family]), between([s.window for s in family]), cold, warm)
 
     def with_shapes(self, shapes: Iterable[Shape]) -> "Calibration":
         """The same with newer measurements of some shapes."""
@@ -160,8 +167,15 @@ def write_calibration(calibration: Calibration, *, workers: int) -> None:
 # ---------------------------------------------------------------- measuring and learning
 
 
+def measuring_seconds(configs: list[TrunkConfig], *, workers: int) -> float:
+    """About how long `measure` takes when nothing is compiled yet."""
+    return Calibration().start_up + math.ceil(len(configs) / workers) * (_TYPICAL_COLD + 2.0)
+
+
 def measure(calibration: Calibration, configs: list[TrunkConfig], *, workers: int, cpus: list[int]) -> Calibration:
     """Add shapes, measured in `workers` processes side by side, as they will run: shared caches, memory and clock are in the result.
+
+    Each process measures its part of the shapes; with more processes than shapes several measure the same.
 
     Raises
     ------
@@ -170,9 +184,9 @@ def measure(calibration: Calibration, configs: list[TrunkConfig], *, workers: in
     """
     processes = []
     for number in range(workers):
-        turn = number % len(configs)
+        part = configs[number % len(configs) :: workers]
         pinned = cpus[number % len(cpus)] if workers <= len(cpus) else None
-        job = {"configs": configs[turn:] + configs[:turn], "cpu": pinned, "began": time.monotonic()}
+        job = {"configs": part, "cpu": pinned, "began": time.monotonic()}
         process = subprocess.Popen(
             [sys.executable, "-m", "scaling.measure", msgspec.json.encode(job)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

@@ -42,7 +42,8 @@ def keep_freed_memory() -> bool:
     14 % of the time of a step at width 64 with 2,048 tokens, 13 % at width 128 (LOG.md). Must come before JAX starts its threads.
     """
     try:
-        return all([ctypes.CDLL(None).mallopt(number, value) for number, value in _MALLOPT.values()])
+        taken = [ctypes.CDLL(None).mallopt(number, value) for number, value in _MALLOPT.values()]
+        return all(taken)
     except (OSError, AttributeError, TypeError):  # another C library
         return False
 

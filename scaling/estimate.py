@@ -7,9 +7,6 @@ from scaling.config import ModelConfig
 from scaling.plan import Trunk, by_preference
 from scaling.record import Folder, path_step
 
-_TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0
-"""Seconds to compile a shape, and to fetch it from the compilation cache (LOG.md): used where it has not been seen."""
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -39,11 +36,8 @@ class _Play:
         model = trunk.config.model
         if model in worker.compiled:
             return
-        shape = self.calibration.predict(trunk.config)
-        if self.cached.get(model, float("inf")) <= worker.free:
-            worker.free += _TYPICAL_WARM if shape.warm is None else shape.warm
-        else:
-            worker.free += _TYPICAL_COLD if shape.cold is None else shape.cold
+        costs = self.calibration.predict(trunk.config)
+        worker.free += costs.warm if self.cached.get(model, float("inf")) <= worker.free else costs.cold
         self.cached[model] = min(worker.free, self.cached.get(model, float("inf")))
         worker.compiled.add(model)
 
@@ -91,5 +85,5 @@ def _seconds_left(folder: Folder, trunk: Trunk, calibration: Calibration) -> flo
         return 0.0
     saved = [step for path in folder.trunk(trunk.trunk_id).glob("state-*.safetensors") if (step := path_step(path)) <= runs[0].branch_step]
     steps = runs[-1].branch_step - max([0, *saved]) + sum(run.steps - run.branch_step for run in runs)
-    shape = calibration.predict(trunk.config)
-    return steps * shape.step + len(runs) * (trunk.config.data.evaluation_windows * shape.window + calibration.records)
+    costs = calibration.predict(trunk.config)
+    return steps * costs.step + len(runs) * (trunk.config.data.evaluation_windows * costs.window + calibration.records)

@@ -109,7 +109,7 @@ def _train_claimed(trainer) -> None:
 
 
 def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
-    """Settings of this process before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent."""
+    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent."""
     keep_freed_memory()
     os.environ.update(worker_environment())
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))

@@ -15,8 +15,8 @@ from scaling.config import TrunkConfig
 from scaling.launch import be_a_worker
 from scaling.timings import Stopwatch
 
-TRAINING_SECONDS = 0.6
-EVALUATION_SECONDS = 0.2
+TRAINING_SECONDS = 1.0
+EVALUATION_SECONDS = 0.3
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -59,7 +59,7 @@ def test_shapes_never_seen_are_compiled_cold(tmp_path, trunks):
     warm = estimate(Folder(tmp_path), wide, calibration, workers=1).seconds
     between = replace(calibration, shapes=tuple(s for s in calibration.shapes if s.model.d_model != 16))
     cold = estimate(Folder(tmp_path), wide, between, workers=1)
-    assert cold.measured and cold.seconds == pytest.approx(warm + 7.0)
+    assert cold.measured and cold.seconds == pytest.approx(warm + 7.0)  # a cold compilation instead of a warm one
 
 
 def test_only_what_is_left_counts(tmp_path, trunks):
@@ -121,20 +121,20 @@ def test_a_sweep_teaches_what_it_took(trunks):
     second = Timings(seconds={"training": 1.0, "evaluation": 0.8, "compilation": 0.001, "records": 0.1}, steps=200)
     other = Timings(seconds={"training": 1.0, "evaluation": 0.8, "compilation": 1.2, "start-up": 2.5, "records": 0.2}, steps=100)
     learnt = learn(known(trunks), [(run, first), (run, second), (run, other)], analysis=4.0)
-    shape = learnt.shape(run.trunk)
-    assert shape is not None and shape.step == pytest.approx(0.01) and shape.window == pytest.approx(2.4 / 96)
+    shape = learnt.predict(run.trunk)
+    assert shape.step == pytest.approx(0.01) and shape.window == pytest.approx(2.4 / 96)
     assert (shape.cold, shape.warm) == (6.0, 1.2)
     assert (learnt.start_up, learnt.analysis) == (2.0, 4.0) and learnt.records == pytest.approx(0.2)
     again = learn(learnt, [(run, second)])
-    shape = again.shape(run.trunk)
-    assert shape is not None and shape.step == pytest.approx(0.005) and (shape.cold, shape.warm) == (6.0, 1.2)
+    shape = again.predict(run.trunk)
+    assert shape.step == pytest.approx(0.005) and (shape.cold, shape.warm) == (6.0, 1.2)
 
 
 def test_measuring_runs_the_real_program(trunks):
     config = trunks[2].config
     result = measure(Calibration(), [config], workers=1, cpus=[0])
-    shape = result.shape(config)
-    assert shape is not None and 0 < shape.step < 1 and 0 < shape.window < 1 and result.start_up > 0
+    (shape,) = result.shapes
+    assert shape.is_of(config) and 0 < shape.step < 1 and 0 < shape.window < 1 and result.start_up > 0
     assert (shape.cold is None) != (shape.warm is None)
 
 

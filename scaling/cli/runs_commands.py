@@ -130,14 +130,15 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 def _calibrated(todo: list["Trunk"], *, workers: int) -> "Calibration":
     """Read what is known of this machine; where it says nothing about trunks that are to be trained, measure first."""
-    from scaling.calibration import MeasuringFailed, measure, read_calibration, unmeasured, write_calibration
+    from scaling.calibration import MeasuringFailed, measure, measuring_seconds, read_calibration, unmeasured, write_calibration
+    from scaling.display import clock
     from scaling.launch import usable_cpus
 
     calibration = read_calibration(workers)
     configs = unmeasured(calibration, [trunk.config for trunk in todo])
     if not configs:
         return calibration
-    print(f"measuring this machine (about {5 + 5 * len(configs)} s, once)", file=sys.stderr, flush=True)
+    print(f"measuring this machine (about {clock(measuring_seconds(configs, workers=workers))}, once)", file=sys.stderr, flush=True)
     try:
         calibration = measure(calibration, configs, workers=workers, cpus=usable_cpus())
     except MeasuringFailed as error:
