@@ -13,8 +13,11 @@ from analysis.noise import SLOPE_CENTRE, SLOPE_PRIOR, NoiseModel, cell_columns
 from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
-SAMPLES = 1024  # points of the posterior of the noise
-MISFIT_PRIOR = (-4.0, 2.0)  # of log misfit variance over that of the noise: centre and sd
+SAMPLES = 1536  # points of the posterior of the noise
+NO_DATA_EFFECT, NO_TRUNK_EFFECT, NO_MISFIT = 0.65, 0.25, 0.5  # prior probabilities that there is none at all
+SLAB = (0.7, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
+MISFIT_PRIOR = (-3.0, 1.5)  # of log misfit variance over that of the noise, where there is a misfit: centre and sd
+BATCH = 64  # points of the sample at once: matrices of some dozen runs then stay in the cache
 LARGEST = 100  # runs; beyond it the effects are read off whole trunks, as many as give about so many runs
 EFFECTS = ("trunk", "data seed x D", "branch", "misfit")
 
@@ -59,10 +62,11 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
     """Split the noise into its effects by the restricted likelihood of what the law cannot follow.
 
     The law's derivatives are projected out (so that a trunk effect that the fit has absorbed is not counted as absent); the variances of
-    the effects follow from how runs that share a trunk, a data chunk or a cell move together. Shares of trunk, data and branch are
-    Dirichlet(1/2) a priori, the slope of log sd in log N normal, the overall variance Jeffreys (and integrated out in closed form); the
-    posterior is that of a low-discrepancy sample of this prior, weighted by likelihood. Effects that no two runs share are one with the
-    branch's. A few outliers count as 4 robust sd.
+    the effects follow from how runs that share a trunk, a data chunk or a cell move together. A priori an effect is absent with a
+    probability of its own (a few shared lengths cannot prove that a share is nothing, and a prior that cannot say so either makes
+    intervals too wide: docs/coverage.md), else the shares of trunk, data and branch are Dirichlet; the slope of log sd in log N is normal,
+    the overall variance Jeffreys (and integrated out in closed form). The posterior is that of a low-discrepancy sample of this prior,
+    weighted by likelihood. Effects that no two runs share are one with the branch's. A few outliers count as 4 robust sd.
 
     Parameters
     ----------
@@ -108,45 +112,62 @@ def _evidence(
     left: Array, jacobian: Array, same: list[Array], variance: Array, slope: Array, level: Array, log_n: Array
 ) -> tuple[Array, Array]:
     """Restricted likelihood of the residuals at every point of the sample: quadratic form (S,), log marginal likelihood (S,)."""
-    columns = np.concatenate([left[:, None], jacobian], axis=1)
-    degrees = len(left) - jacobian.shape[1]
+    n, p = len(left), jacobian.shape[1]
+    degrees = n - p
+    bordered = np.zeros((min(BATCH, len(slope)), n + p + 1, n + p + 1))
+    bordered[:, n:, :n] = np.concatenate([jacobian, left[:, None]], axis=1).T
+    bordered[:, np.arange(n, n + p + 1), np.arange(n, n + p + 1)] = 1e200  # more than any gram: only the rows above it are wanted
+    diagonal = np.arange(n)
     quadratic, log_weight = np.empty(len(slope)), np.empty(len(slope))
-    batch = max(1, 4_000_000 // len(left) ** 2)
-    for first in range(0, len(slope), batch):
-        part = slice(first, first + batch)
+    for first in range(0, len(slope), BATCH):
+        part = slice(first, first + BATCH)
         sd = level * np.exp(slope[part, None] * log_n)
-        noise = sum(variance[part, i, None, None] * same[i] for i in range(3)) * sd[:, :, None] * sd[:, None, :]
-        noise += variance[part, 3, None, None] * same[3] + 1e-10 * np.eye(len(left))
-        solved = np.linalg.solve(noise, np.broadcast_to(columns, (len(noise), *columns.shape)))
-        gram = columns.T @ solved
-        cross = np.linalg.solve(gram[:, 1:, 1:], gram[:, 1:, :1])
-        quadratic[part] = np.maximum(gram[:, 0, 0] - (gram[:, :1, 1:] @ cross)[:, 0, 0], 1e-300)
-        log_weight[part] = -0.5 * (np.linalg.slogdet(noise)[1] + np.linalg.slogdet(gram[:, 1:, 1:])[1])
+        noise = bordered[: len(sd), :n, :n]
+        noise[:] = variance[part, 0, None, None] * same[0]
+        noise += variance[part, 1, None, None] * same[1]
+        noise *= sd[:, :, None]
+        noise *= sd[:, None, :]
+        if variance[part, 3].any():
+            noise += variance[part, 3, None, None] * same[3]
+        noise[:, diagonal, diagonal] += variance[part, 2, None] * sd**2 + 1e-10
+        # The factor of [[noise, .], [columns', .]] holds columns' L^-T below L: what a solve would give, and the determinant beside it.
+        factor = np.linalg.cholesky(bordered[: len(sd)])
+        halves = factor[:, n:, :n]
+        gram = np.linalg.cholesky(halves @ halves.swapaxes(1, 2))
+        quadratic[part] = np.maximum(gram[:, p, p] ** 2, 1e-300)  # the squared pivot is what the law's derivatives leave of the residuals
+        log_weight[part] = -np.log(factor[:, diagonal, diagonal]).sum(axis=1) - np.log(gram[:, np.arange(p), np.arange(p)]).sum(axis=1)
     return quadratic, log_weight - 0.5 * degrees * np.log(quadratic)
 
 
 def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) -> tuple[Array, Array]:
-    """Low-discrepancy sample of the prior: variances (S, 4) with noise summing to 1, slopes (S,)."""
-    u = np.clip(low_discrepancy(SAMPLES, 4), 1e-4, 1 - 1e-4)
-    first, second = betaincinv(0.5, 1.0, u[:, 0]), betaincinv(0.5, 0.5, u[:, 1])  # Dirichlet(1/2, 1/2, 1/2)
-    shares = np.stack([first, (1 - first) * second, (1 - first) * (1 - second)], axis=1)
-    if any(alone):
-        kept = [i for i in range(2) if not alone[i]]
-        shares = np.zeros_like(shares)
-        for i in kept:
-            shares[:, i] = betaincinv(0.5, 0.5, u[:, 0])
-        shares[:, 2] = 1 - shares.sum(axis=1)
-    shares[:, 2] = np.maximum(shares[:, 2], 1e-4)  # a run is never wholly told by its trunk and its data
-    cell = np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * ndtri(u[:, 3])) if misfit else np.zeros(SAMPLES)
+    """Low-discrepancy sample of the prior: variances (S, 4) with noise summing to 1, slopes (S,).
+
+    `alone`: whether no two runs share a trunk, a data chunk; such an effect is one with the branch's.
+    """
+    u = np.clip(low_discrepancy(SAMPLES, 6), 1e-4, 1 - 1e-4)
+    has_chunk, rest = _spike(u[:, 4], 1.0 if alone[1] else NO_DATA_EFFECT)
+    has_trunk, _ = _spike(rest, 1.0 if alone[0] else NO_TRUNK_EFFECT)
+    a_trunk, a_chunk, a_branch = SLAB
+    chunk = has_chunk * np.where(has_trunk, betaincinv(a_chunk, a_trunk + a_branch, u[:, 0]), betaincinv(a_chunk, a_branch, u[:, 0]))
+    trunk = has_trunk * (1 - chunk) * betaincinv(a_trunk, a_branch, u[:, 1])
+    branch = np.maximum(1 - trunk - chunk, 1e-4)  # a run is never wholly told by its trunk and its data
+    has_misfit, rest = _spike(u[:, 3], NO_MISFIT if misfit else 1.0)
+    cell = has_misfit * np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * ndtri(np.clip(rest, 1e-4, 1 - 1e-4)))
     slopes = SLOPE_CENTRE + SLOPE_PRIOR * ndtri(u[:, 2]) if bend else np.full(SAMPLES, slope)
-    return np.concatenate([shares, cell[:, None]], axis=1), slopes
+    return np.stack([trunk, chunk, branch, cell], axis=1), slopes
+
+
+def _spike(u: Array, nothing: float) -> tuple[Array, Array]:
+    """Split uniform numbers into "there is an effect" (with probability 1 - `nothing`) and uniform numbers again."""
+    there = u >= nothing
+    return there, np.where(there, (u - nothing) / max(1 - nothing, 1e-9), u / max(nothing, 1e-9))
 
 
 def _mean_model(model: NoiseModel, probability: Array, variance: Array, slope: Array, log_n: float) -> NoiseModel:
-    """One noise model: posterior means of the slope, of the log variance and of the shares."""
+    """One noise model: posterior means of the slope, of the log variance, of the shares and of the misfit's variance."""
     total = variance[:, :3].sum(axis=1)
     trunk, chunk, branch = (float(v) for v in probability @ (variance[:, :3] / total[:, None]))
-    misfit = float(np.exp(0.5 * (probability @ np.log(variance[:, 3])))) if variance[:, 3].all() else 0.0
+    misfit = float(np.sqrt(probability @ variance[:, 3]))
     return replace(
         model, log_n=log_n, log_sd=0.5 * float(probability @ np.log(total)), slope_n=float(probability @ slope),
         shares=(trunk, chunk, branch), misfit_sd=misfit,

@@ -15,6 +15,7 @@ SLOPE_PRIOR_D = 0.2
 #: Centre of the prior of the slope in log N: noise falls with size (from 1 % to .1 % over a factor of 30 in N in our own sweeps).
 SLOPE_CENTRE = -0.25
 SD_FLOOR = 1e-5
+OUTLIER = 3.0  # robust sd; a residual beyond them counts as so many
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,21 @@ def estimate_noise(frame: Frame) -> NoiseModel | None:
 def residual_noise(frame: Frame, left: Array, p: int) -> NoiseModel:
     """Noise model without repeats: the residuals of a fit with p parameters, as a function of N and D; it includes the law's misfit.
 
-    A few outliers count as 4 robust sd.
+    A few outliers count as 3 robust sd of their place.
     """
-    limit = 4 * 1.4826 * np.median(np.abs(left)) * np.sqrt(len(left) / max(len(left) - p, 1))
-    clipped = np.clip(left, -limit, limit) if limit > 0 else left
-    variance = np.maximum(clipped**2 * len(left) / max(len(left) - p, 1), SD_FLOOR**2)
     log_n, log_d = np.log(frame["N"].to_numpy(dtype=np.float64)), np.log(frame["D"].to_numpy(dtype=np.float64))
     source = "no repeats: the scale of the residuals, noise and misfit together"
-    return _sd_model(frame, log_n, log_d, variance, np.full(len(left), 1 - p / len(left)), repeats=0, source=source)
+    free = len(left) / max(len(left) - p, 1)
+    sd, model = np.ones(len(left)), None
+    for _ in range(2):  # outliers are seen only once it is known how the noise changes with N and D
+        e = left / sd
+        limit = OUTLIER * 1.4826 * np.median(np.abs(e)) * np.sqrt(free)
+        clipped = sd * np.clip(e, -limit, limit) if limit > 0 else left
+        variance = np.maximum(clipped**2 * free, SD_FLOOR**2)
+        model = _sd_model(frame, log_n, log_d, variance, np.full(len(left), 1 / free), repeats=0, source=source)
+        sd = model.noise_sd(frame["N"].to_numpy(), frame["D"].to_numpy())
+    assert model is not None
+    return model
 
 
 def _sd_model(frame: Frame, log_n: Array, log_d: Array, variance: Array, degrees: Array, *, repeats: int, source: str) -> NoiseModel:

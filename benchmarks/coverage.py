@@ -84,7 +84,7 @@ def grid(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 
 def simulate(cell: Cell, seed: int) -> pd.DataFrame:
     """One sweep of the cell."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # a stream of its own: the bootstrap is seeded with `seed`
     sizes, lengths = grid(cell)
     chunk = rng.standard_normal((cell.seeds, len(lengths)))
     rows = []
@@ -127,7 +127,7 @@ def replicate(task: tuple[str, int, int]) -> tuple[list[bool], list[bool], list[
         widths.append(float((high - low) / true_loss(n, d)))
     n, d = 2 * sizes[-1], lengths[-1]
     low, high = found.interval(noise=True, N=n, D=d)
-    new = true_loss(n, d) * np.exp(cell.sd * (n / sizes[0]) ** cell.slope * np.random.default_rng(seed + 10**6).standard_normal())
+    new = true_loss(n, d) * np.exp(cell.sd * (n / sizes[0]) ** cell.slope * np.random.default_rng([seed, 2]).standard_normal())
     hits.append(bool(low <= new <= high))
     return hits, instant, widths, seconds
 
