@@ -22,6 +22,8 @@ from scaling.plan import Trunk, group_trunks
 from scaling.record import Folder, Resolved, read_failure
 
 PLAIN_EVERY_SECONDS = 15.0
+REDRAW_EVERY_SECONDS = 1.0
+"""A redraw takes some 20 ms of a core that a worker could use."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +89,26 @@ class Display:
     console: Console = field(default_factory=lambda: Console(stderr=True))
     _live: Live | None = None
     _began: float = field(default_factory=time.monotonic)
-    _last_plain: float = 0.0
+    _drawn: float | None = None
     _history: list[tuple[float, float, float]] = field(default_factory=list)  # time, FLOPs done, tokens done
 
     def update(self, *, last: bool = False) -> None:
         """Redraw (terminal) or print a line now and then (no terminal); `last` leaves the final state on the screen."""
         now = time.monotonic()
         plain = not self.console.is_terminal
-        if plain and not last and now - self._last_plain < PLAIN_EVERY_SECONDS and self._last_plain:
+        every = PLAIN_EVERY_SECONDS if plain else REDRAW_EVERY_SECONDS
+        if not last and self._drawn is not None and now - self._drawn < every:
             return
+        self._drawn = now
         views = [look(self.folder, trunk) for trunk in group_trunks(self.resolved.runs)]
         headline = self._headline(views, now)
         if plain:
-            self._last_plain = now
             print(headline, file=sys.stderr, flush=True)
             return
         if self._live is None:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=False)
+            self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
-        self._live.update(Group(headline, self._table(views)))
+        self._live.update(Group(headline, self._table(views)), refresh=True)
         if last:
             self._live.stop()
             self._live = None

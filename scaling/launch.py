@@ -154,7 +154,7 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
                 next_runs()
                 if not any(is_released(folder, trunk) for trunk in pending):
                     return
-            for slot in range(min(workers, len(pending_trunks(folder, resolved)))):
+            for slot in range(min(workers, len(pending))):
                 if slot not in running:
                     running[slot] = _start_worker(root, cpu=cpus[slot % len(cpus)] if workers <= len(cpus) else None)
             for slot, process in list(running.items()):
