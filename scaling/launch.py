@@ -149,11 +149,16 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
     running: dict[int, subprocess.Popen] = {}
     deaths: Counter[str] = Counter()
     try:
-        while pending := pending_trunks(folder, resolved):
+        while True:
+            began = time.monotonic()
+            pending = pending_trunks(folder, resolved)
+            if not pending:
+                return
             if not any(is_released(folder, trunk) for trunk in pending):
                 next_runs()
                 if not any(is_released(folder, trunk) for trunk in pending):
                     return
+                continue
             for slot in range(min(workers, len(pending))):
                 if slot not in running:
                     running[slot] = _start_worker(root, cpu=cpus[slot % len(cpus)] if workers <= len(cpus) else None)
@@ -163,7 +168,7 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
                     if process.returncode != 0:
                         _record_death(folder, pending, process, deaths)
             display.update()
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - began)))  # many runs take long to look at; workers need the cores
     finally:
         for process in running.values():
             if process.stdin:
