@@ -45,7 +45,7 @@ class Session:
         return worker_seconds([lap for _, lap in self.laps], workers=self.workers, wall_seconds=wall)
 
     def close(self, expected: Estimate) -> str:
-        """End the account; renew the calibration where this session was typical of one. Returns lines for the terminal."""
+        """End the account and renew the calibration by what was trained; returns lines for the terminal."""
         self.seconds |= self.stopwatch.lap().seconds
         whole = sum(self.seconds.values())
         training = whole - self.seconds.get("analysis", 0.0)
