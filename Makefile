@@ -2,8 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
+TORCH := torch==2.13.0 numpy==2.4.6
 
-.PHONY: help setup run test check bench coverage lock reference clean
+.PHONY: help setup run test check bench bench-torch coverage lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -11,6 +12,7 @@ help:
 	@echo "make test    the test suite"
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   timings of this machine"
+	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
 	@echo "make coverage  how often 95 % intervals hold the truth, by simulation (half an hour); writes docs/coverage.md"
 
 setup: .venv/ready
@@ -36,7 +38,20 @@ check: setup
 
 bench: setup
 	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/fast_path.py
 	@$(BIN)/python benchmarks/fit.py
+
+# PyTorch is an opponent, not a dependency: it stays out of .venv and of the lock.
+.venv-torch/ready:
+	@echo "setting up .venv-torch"
+	@test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch .venv-torch/ready
+
+bench-torch: setup .venv-torch/ready
+	@$(BIN)/python benchmarks/train_step.py --check
+	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/grid.py
 
 coverage: setup
 	@$(BIN)/python benchmarks/coverage.py
@@ -51,4 +66,4 @@ lock:
 	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-torch .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -14,7 +14,7 @@ from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 SAMPLES = 1536  # points of the posterior of the noise
-NO_DATA_EFFECT, NO_TRUNK_EFFECT, NO_MISFIT = 0.65, 0.25, 0.5  # prior probabilities that there is none at all
+NO_DATA_EFFECT, NO_TRUNK_EFFECT, NO_MISFIT = 0.5, 0.35, 0.5  # prior probabilities that there is none at all
 SLAB = (0.7, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
 MISFIT_PRIOR = (-3.0, 1.5)  # of log misfit variance over that of the noise, where there is a misfit: centre and sd
 BATCH = 64  # points of the sample at once: matrices of some dozen runs then stay in the cache

@@ -50,12 +50,15 @@ def is_released(folder: Folder, trunk: Trunk) -> bool:
 # ---------------------------------------------------------------- the worker
 
 
-def work(root: Path, *, follow: bool = False, notify: Callable[[str], None] = lambda message: None) -> int:
+def work(
+    root: Path, *, follow: bool = False, notify: Callable[[str], None] = lambda message: None, stopwatch: Stopwatch | None = None
+) -> int:
     """Train what is free in a results folder until nothing is; returns the number of trunks that this worker trained.
 
     With `follow`, wait for trunks that are not released yet (until standard input closes) and compile their programs meanwhile.
+    `stopwatch` began with the process, if that is known.
     """
-    stopwatch = Stopwatch()
+    stopwatch = stopwatch or Stopwatch()
     from scaling.corpus import load
     from scaling.train import Trainer, compile_ahead, count_compiled
 

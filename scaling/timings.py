@@ -34,16 +34,16 @@ class Stopwatch:
     """Bills the time that passes to the current kind."""
 
     kind: str = "start-up"
+    since: float = field(default_factory=time.monotonic)
     steps: int = 0
     compiled: int = 0
-    _since: float = field(default_factory=time.monotonic)
     _seconds: dict[str, float] = field(default_factory=dict)
 
     def switch(self, kind: str) -> None:
         """Bill what comes next to another kind."""
         now = time.monotonic()
-        self._seconds[self.kind] = self._seconds.get(self.kind, 0.0) + now - self._since
-        self.kind, self._since = kind, now
+        self._seconds[self.kind] = self._seconds.get(self.kind, 0.0) + now - self.since
+        self.kind, self.since = kind, now
 
     @contextmanager
     def during(self, kind: str) -> Iterator[None]:

@@ -152,7 +152,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     """Train what is missing, forecast and train the hold-outs, then tables, laws, plots, report."""
     from scaling.timings import Stopwatch
 
-    stopwatch = Stopwatch("preparation")
+    stopwatch = Stopwatch("preparation", since=time.monotonic() - time.process_time())
     from scaling.calibration import read_calibration
     from scaling.cli.session import Session
     from scaling.display import clock
@@ -246,10 +246,16 @@ def worker_command(arguments: argparse.Namespace) -> int:
     """Train what is free, then end."""
     from scaling.launch import be_a_worker, pending_trunks, work
     from scaling.record import Folder, read_resolved
+    from scaling.timings import Stopwatch
 
+    stopwatch = Stopwatch(since=time.monotonic() - time.process_time())  # the process has been busy since it began
     read_resolved(arguments.results)
     be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow)
-    trained = work(arguments.results, follow=arguments.follow, notify=lambda text: print(text, file=sys.stderr, flush=True))
+
+    def notify(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    trained = work(arguments.results, follow=arguments.follow, notify=notify, stopwatch=stopwatch)
     if not arguments.follow:
         left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
         waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
