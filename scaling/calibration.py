@@ -180,7 +180,7 @@ def measure(calibration: Calibration, configs: list[TrunkConfig], *, workers: in
     Raises
     ------
     MeasuringFailed
-        A process ended without a result; the message is the last line it said.
+        A process ended without a result; the message holds its exit code and the last line it said.
     """
     processes = []
     for number in range(workers):
@@ -195,7 +195,8 @@ def measure(calibration: Calibration, configs: list[TrunkConfig], *, workers: in
     for process in processes:
         out, said = process.communicate()
         if process.returncode != 0:
-            raise MeasuringFailed((said.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1])
+            reason = (said.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+            raise MeasuringFailed(f"exit code {process.returncode}: {reason}")
         results.append(msgspec.json.decode(out, type=Calibration))
     shapes = [_mean([s for result in results for s in result.shapes if s.is_of(config)]) for config in configs]
     return msgspec.structs.replace(calibration.with_shapes(shapes), start_up=max(result.start_up for result in results))
