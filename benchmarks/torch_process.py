@@ -6,6 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26), "MALLOC_ARENA_MAX": "1"}
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
 PYTHON = Path(__file__).resolve().parent.parent / ".venv-torch" / "bin" / "python"
 
 
@@ -25,7 +28,7 @@ class TorchProcess:
     def __init__(self, *, cpu: int | None = None):
         command = [str(PYTHON), "-W", "ignore", str(Path(__file__).with_name("torch_worker.py"))]
         pin = (lambda: os.sched_setaffinity(0, {cpu})) if cpu is not None else None
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        environment = {**os.environ, **_ONE_THREAD, **_KEEP_MEMORY}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment, preexec_fn=pin
         )
