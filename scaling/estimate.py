@@ -7,6 +7,9 @@ from scaling.config import ModelConfig
 from scaling.plan import Trunk, by_preference
 from scaling.record import Folder, path_step
 
+PASS_SECONDS = 0.4
+"""What a pass over fitted trunks or hold-outs takes beside their work: who waits looks every 0.2 s, processes begin and end."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -59,7 +62,8 @@ def estimate(folder: Folder, trunks: list[Trunk], calibration: Calibration, *, w
     left = {trunk.trunk_id: seconds for trunk in trunks if (seconds := _seconds_left(folder, trunk, calibration))}
     seconds = calibration.preparation + calibration.analysis
     if left:
-        seconds += _training_seconds(left, trunks, calibration, workers=min(workers, len(left)))
+        roles = {trunk.role for trunk in trunks if trunk.trunk_id in left}
+        seconds += _training_seconds(left, trunks, calibration, workers=min(workers, len(left))) + PASS_SECONDS * len(roles)
     return Estimate(seconds, not unmeasured(calibration, [trunk.config for trunk in trunks if trunk.trunk_id in left]))
 
 

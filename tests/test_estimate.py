@@ -6,7 +6,7 @@ import pytest
 from scaling import calibration as calibrations
 from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, unmeasured, write_calibration
 from scaling.config import load_sweep
-from scaling.estimate import estimate
+from scaling.estimate import PASS_SECONDS, estimate
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder
 from scaling.timings import KINDS, Stopwatch, Timings, describe, worker_seconds
@@ -37,7 +37,7 @@ def test_one_worker_does_everything_in_turn(tmp_path, trunks):
     calibration = replace(known(trunks), start_up=2.0, preparation=1.0, analysis=5.0, forecast=3.0, records=0.5)
     steps = sum(trunk.trained_steps for trunk in trunks)
     runs = sum(len(trunk.runs) for trunk in trunks)
-    expected = 1.0 + 2.0 + 2 * 1.0 + steps * 0.01 + runs * 0.5 + max(1.0, 3.0) + 5.0
+    expected = 1.0 + 2.0 + 2 * 1.0 + steps * 0.01 + runs * 0.5 + max(1.0, 3.0) + 5.0 + 2 * PASS_SECONDS
     result = estimate(Folder(tmp_path), trunks, calibration, workers=1)
     assert result.measured and result.seconds == pytest.approx(expected)
     with_windows = estimate(Folder(tmp_path), trunks, replace(calibration, shapes=known(trunks, window=0.25).shapes), workers=1)
@@ -47,7 +47,7 @@ def test_one_worker_does_everything_in_turn(tmp_path, trunks):
 def test_two_workers_share_trunks_and_wait_for_the_hold_out(tmp_path, trunks):
     wide, narrow, held = trunks[0].trained_steps, trunks[2].trained_steps, trunks[4].trained_steps
     # each worker takes a shape of its own and keeps it; both fetch the hold-out's program while they wait
-    expected = 1.0 + 2 * max(wide, narrow) * 0.01 + max(1.0, 4.0) + held * 0.01
+    expected = 1.0 + 2 * max(wide, narrow) * 0.01 + max(1.0, 4.0) + held * 0.01 + 2 * PASS_SECONDS
     calibration = replace(known(trunks), forecast=4.0)
     assert estimate(Folder(tmp_path), trunks, calibration, workers=2).seconds == pytest.approx(expected)
     assert estimate(Folder(tmp_path), trunks, calibration, workers=50).seconds < expected
@@ -69,7 +69,7 @@ def test_only_what_is_left_counts(tmp_path, trunks):
         folder.run(run.run_id).mkdir(parents=True)
     last = trunk.runs[-1]
     from_start = estimate(folder, [trunk], calibration, workers=1).seconds
-    assert from_start == pytest.approx(1.0 + last.steps * 0.01)
+    assert from_start == pytest.approx(1.0 + last.steps * 0.01 + PASS_SECONDS)
     folder.trunk(trunk.trunk_id).mkdir(parents=True)
     (folder.trunk(trunk.trunk_id) / "state-100.safetensors").write_text("")
     assert estimate(folder, [trunk], calibration, workers=1).seconds == pytest.approx(from_start - 1.0)
