@@ -7,27 +7,18 @@ import statistics
 import sys
 import time
 
-from scaling.launch import be_a_worker, usable_cpus
+from train_step import LENGTH, VOCAB, matrix_peak  # first: it makes this process a worker before JAX is imported
 
-be_a_worker(cpu=usable_cpus()[0], dies_with_stdin=False)
+import jax  # isort: skip
+import jax.numpy as jnp  # isort: skip
+import numpy as np  # isort: skip
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+from scaling import fast, model
+from scaling.accounting import training_flops_per_token
+from scaling.config import ModelGrid
+from scaling.plan import small_recipe
 
-from scaling import fast, model  # noqa: E402
-from scaling.accounting import training_flops_per_token  # noqa: E402
-from scaling.config import ModelGrid  # noqa: E402
-from scaling.plan import small_recipe  # noqa: E402
-
-BATCH, LENGTH, STEPS, ROUNDS = 4, 128, 20, 7
-
-
-def matrix_peak() -> float:
-    """FLOP/s of a 1024 x 1024 fp32 product, the median of some."""
-    a = jnp.ones((1024, 1024))
-    product = jax.jit(lambda a: a @ a)
-    return 2 * 1024**3 / statistics.median(_seconds(lambda: product(a).block_until_ready()) for _ in range(15))
+BATCH, STEPS, ROUNDS = 4, 20, 7
 
 
 def _seconds(function) -> float:
@@ -39,7 +30,7 @@ def _seconds(function) -> float:
 def gradient_steps(loss, config):
     """A compiled loop of gradient steps (no optimizer), as a function of nothing."""
     parameters = model.initial_parameters(config, 0)
-    windows = jnp.asarray(np.random.default_rng(0).integers(0, 256, (BATCH, LENGTH + 1)), jnp.int32)
+    windows = jnp.asarray(np.random.default_rng(0).integers(0, VOCAB, (BATCH, LENGTH + 1)), jnp.int32)
     gradient = jax.grad(lambda p: loss(config, p, windows).mean())
     loop = jax.jit(lambda p: jax.lax.fori_loop(0, STEPS, lambda _, p: jax.tree.map(lambda a, g: a - 1e-4 * g, p, gradient(p)), p))
     jax.block_until_ready(loop(parameters))
@@ -52,7 +43,7 @@ def main() -> None:
     print(f"one core, {BATCH} x {LENGTH} tokens a step, fp32; matrix peak {peak / 1e9:.0f} GFLOP/s; median of {ROUNDS} rounds in turns")
     print("width   readable tok/s    fast tok/s   ratio   share of matrix peak")
     for width in [int(text) for text in sys.argv[1:]] or [16, 32, 64, 128]:
-        config = small_recipe(width, grid=ModelGrid(d_model=[width]), vocab_size=256)
+        config = small_recipe(width, grid=ModelGrid(d_model=[width]), vocab_size=VOCAB)
         runs = {"readable": gradient_steps(model.cross_entropy, config), "fast": gradient_steps(fast.mean_loss, config)}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(ROUNDS):

@@ -88,7 +88,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     forecast: Seconds = 1.5
     analysis: Seconds = 7.0
 
-    def predict(self, config: TrunkConfig) -> "Costs":
+    def predict(self, config: TrunkConfig) -> Costs:
         """Seconds of any shape: between those measured in proportion to the FLOPs of a step; typical ones where none is of its kind."""
         flops = _flops(config)
         family = sorted((s for s in self.shapes if _family(s.model, s.batch_tokens) == _family_of(config)), key=lambda s: s.flops)

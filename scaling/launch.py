@@ -24,7 +24,7 @@ from scaling.plan import Trunk, by_preference, group_trunks
 from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
 from scaling.timings import Stopwatch
 
-POLL_SECONDS = 0.2
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 5.0
 MAX_DEATHS = 3
 """A trunk whose worker died this often under one parent without an exception of its own is recorded as failed."""
 
@@ -171,7 +171,8 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
                     if process.returncode != 0:
                         _record_death(folder, pending, process, deaths)
             display.update()
-            time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - began)))  # many runs take long to look at; workers need the cores
+            # Many runs take long to look at, and workers need the cores; a process that was suspended meanwhile must not sleep on.
+            time.sleep(min(max(POLL_SECONDS, 20 * (time.monotonic() - began)), LONGEST_POLL_SECONDS))
     finally:
         for process in running.values():
             if process.stdin:
