@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.report_text import refused_approaches, rivals
 from analysis.sandwich import parameter_intervals
+from analysis.tuning import tuning_verdict
 
 if TYPE_CHECKING:
     from analysis.fitting import Fit
@@ -142,6 +143,8 @@ def _training(analysis: Analysis, folder: Path) -> list[Item]:
 def _tuned(analysis: Analysis) -> str:
     """Say whether settings were tuned, by the roles of the runs and by settings that vary between runs of the same N and D."""
     rows = analysis.runs.all_rows
+    if verdict := tuning_verdict(rows, analysis.tables["tuning"]):
+        return verdict
     if "recipe_version" in rows:
         count = _count(rows, "role", "tune")
         return f"{count} tuning runs in this folder, none of them fitted" if count else "no tuning run in this folder; elsewhere: unknown"
