@@ -251,6 +251,10 @@ def _optimizer(folder: Path) -> str:
     runs = _resolved(folder).get("runs", [])
     settings = [run["trunk"]["optimizer"] for run in runs if isinstance(run, dict) and isinstance(run.get("trunk"), dict)
                 and isinstance(run["trunk"].get("optimizer"), dict)]  # fmt: skip
+    settings = [
+        {name: value if not isinstance(value, list) else ", ".join(f"{key} {what}" for key, what in value) for name, value in row.items()}
+        for row in settings
+    ]
     return _facts(pd.DataFrame(settings), *sorted({name for setting in settings for name in setting})) if settings else UNKNOWN
 
 

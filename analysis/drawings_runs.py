@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.plot_style import FAINT, HOLDOUT, INK, SMALL, Frame, axis_labels, distinct, end_labels, log_axis, sequential, si
-from analysis.tuning import PARAMS, RateLaw
+from analysis.tuning import RateLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,7 +154,7 @@ def draw_rate_law(table: Frame, law: RateLaw, ax: Axes, *, axis: str) -> Axes:
         leaders=False,
     )
     axis_labels(ax, axis, "best rate")
-    words = f"{law.rate(PARAMS, chosen):.3g} at {si(PARAMS)} parameters, as N to the {-law.params_power:.2f}"
+    words = f"{law.rate_at:.3g} at {si(law.params)} parameters, as N to the {-law.params_power:.2f}"
     ax.annotate(words, (0.03, 0.05), xycoords="axes fraction", fontsize=SMALL, color=INK)
     return ax
 

@@ -23,7 +23,6 @@ TUNING_COLUMNS = (
     " cost_of_factor_2 bracketed chosen rate_used penalty reason"
 ).split()
 LAW_COLUMNS = "parameter estimate ci_low ci_high ci_level params tokens batch_tokens n_cells method".split()
-PARAMS, TOKENS = 25_000.0, 1e6  # N and D at which the law's rate is quoted
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,22 @@ class Minimum:
 
 @dataclass(frozen=True)
 class RateLaw:
-    """``rate = rate_at (N / PARAMS)^-params_power (D / TOKENS)^-tokens_power`` for the matrices, at `batch_tokens` a step."""
+    """``rate = rate_at (N / params)^-params_power (D / tokens)^-tokens_power`` for the matrices, at `batch_tokens` a step.
+
+    `params` and `tokens` are the geometric means of the tuned cells, where the rate is best known.
+    """
 
     rate_at: float
+    params: float
+    tokens: float
     params_power: float
     tokens_power: float
     batch_tokens: float
     table: Frame
 
-    def rate(self, params: float, tokens: float = TOKENS) -> float:
-        """Rate at N parameters (and D tokens, which count only where the law has a power of them)."""
-        return self.rate_at * (params / PARAMS) ** -self.params_power * (tokens / TOKENS) ** -self.tokens_power
+    def rate(self, params: float, tokens: float) -> float:
+        """Rate at N parameters and D tokens (which count only where the law has a power of them)."""
+        return self.rate_at * (params / self.params) ** -self.params_power * (tokens / self.tokens) ** -self.tokens_power
 
 
 def minimum(rates: np.ndarray, losses: np.ndarray) -> Minimum:
@@ -146,7 +150,7 @@ def _chosen(table: Frame, *, trunks: bool) -> np.ndarray:
         float
     )
     batch = np.log(sizes).mean().idxmin() if sizes.notna().any(axis=None) else table["batch_tokens"].iloc[0]
-    chosen = (table["batch_tokens"] == batch).to_numpy()
+    chosen = (table["batch_tokens"] == batch).to_numpy().copy()
     if trunks:
         for _, cell in table[chosen].groupby("params_non_embedding"):
             amounts = np.sort(cell["tokens"].unique())
@@ -164,8 +168,9 @@ def rate_law(table: Frame) -> RateLaw | None:
     cells = table[table["chosen"].astype(bool)]
     if not len(cells) or not cells["bracketed"].astype(bool).all():
         return None
-    x, y = np.log(cells["params_non_embedding"].to_numpy(dtype=np.float64) / PARAMS), np.log(cells["rate_best"].to_numpy(dtype=np.float64))
-    z = np.log(cells["tokens"].to_numpy(dtype=np.float64) / TOKENS)
+    sizes, amounts, y = (np.log(cells[name].to_numpy(dtype=np.float64)) for name in ("params_non_embedding", "tokens", "rate_best"))
+    x, z = sizes - sizes.mean(), amounts - amounts.mean()
+    params, tokens = float(np.exp(sizes.mean())), float(np.exp(amounts.mean()))
     by_size, by_data = np.ptp(x) > 0.05, np.ptp(z) > 0.05
     columns = [np.ones_like(x), *([-x] if by_size else []), *([-z] if by_data else [])]
     names = ["rate", *(["params_power"] if by_size else []), *(["tokens_power"] if by_data else [])]
@@ -185,10 +190,10 @@ def rate_law(table: Frame) -> RateLaw | None:
     rows = []
     for name, value, width in zip(names, found, half, strict=True):
         numbers = (value, value - width, value + width)
-        rows.append((name, *(np.exp(numbers) if name == "rate" else numbers), LEVEL, PARAMS, TOKENS, batch, len(cells), method))
+        rows.append((name, *(np.exp(numbers) if name == "rate" else numbers), LEVEL, params, tokens, batch, len(cells), method))
     value = dict(zip(names, found, strict=True))
     return RateLaw(
-        rate_at=math.exp(value["rate"]), params_power=float(value.get("params_power", 0.0)),
+        rate_at=math.exp(value["rate"]), params=params, tokens=tokens, params_power=float(value.get("params_power", 0.0)),
         tokens_power=float(value.get("tokens_power", 0.0)), batch_tokens=batch, table=pd.DataFrame(rows, columns=LAW_COLUMNS),
     )  # fmt: skip
 
@@ -217,7 +222,7 @@ def tuning_verdict(rows: Frame, table: Frame) -> str:
         head = law.table.iloc[0]
         worst = 100 * float(table[table["batch_tokens"] == law.batch_tokens]["penalty"].max())
         return (
-            f"tuned here: rate {head['estimate']:.3g}{_band(head)} at {PARAMS:g} parameters{powers}; {len(cells)} cells on the tuning text,"
+            f"tuned here: rate {head['estimate']:.3g}{_band(head)} at {law.params:.3g} parameters{powers}; {len(cells)} cells on the tuning text,"
             f" every minimum between its rates; the law's rate costs at most {worst:.2g} % at the cells tried (tuning.csv)"
         )
     if sources == ["recipe"]:

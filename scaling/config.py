@@ -43,7 +43,7 @@ class ModelGrid(Struct, frozen=True):
     recipe: Literal["small"] = "small"
     kind: str = "transformer"
     options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
-    width_per_layer: Positive = 16
+    width_per_layer: Positive = 8
     n_layers: Positive | None = None
     head_dim: Positive | None = None
     d_ff: Positive | None = None
@@ -63,7 +63,7 @@ class Training(Struct, frozen=True):
     optimizer: str = "muon"
     options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
     schedule: Schedule = "trunk"
-    seeds: Positive = 1
+    seeds: Positive | list[Positive] = 1
     data_order: Literal["own", "shared"] = "own"
     batch_tokens: Positive = 512
     warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 50
@@ -344,6 +344,11 @@ def _check_sweep(sweep: Sweep) -> None:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
     training, context = sweep.training, sweep.model.sequence_length
+    if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
+        raise UserError(
+            f"training.seeds lists {len(training.seeds)} numbers for {len(sweep.model.d_model)} widths; give one number, or one for each of "
+            "model.d_model"
+        )
     for name in ("learning_rate_decay_from", "learning_rate_params", "learning_rate_tokens"):
         parse_quantity(getattr(training, name))
     for batch in [training.batch_tokens, *((sweep.tune and sweep.tune.batch_tokens) or [])]:

@@ -53,7 +53,10 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
         Impossible shape, too few tokens for one step of trunk and cooldown, or a hold-out that is also fitted.
     """
     grid = sweep.data.tokens
-    runs = _grid(sweep, sweep.model.d_model, grid, sweep.training, range(sweep.training.seeds), role="fit", corpus_hash=corpus_hash)
+    seeds, widths = sweep.training.seeds, sweep.model.d_model
+    runs = []
+    for d_model, count in zip(widths, seeds if isinstance(seeds, list) else [seeds] * len(widths), strict=True):
+        runs += _grid(sweep, [d_model], grid, sweep.training, range(count), role="fit", corpus_hash=corpus_hash)
     if sweep.holdout:
         held = sweep.holdout
         seeds = range(held.first_seed, held.first_seed + held.seeds)

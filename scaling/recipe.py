@@ -31,7 +31,7 @@ TRUNK_SHAPES = ("trunk", "wsd")
 
 
 def small_recipe(d_model: int, *, grid: ModelGrid, vocab_size: int) -> ModelConfig:
-    """Width -> shape: width / 16 layers, d_ff = 4 d, head dimension 8 * 2^k with 3-5 heads (2 at width 16)."""
+    """Width -> shape: width / 8 layers, d_ff = 4 d, head dimension 8 * 2^k with 3-5 heads (2 at width 16)."""
     head_dim = grid.head_dim or _head_dim(d_model)
     if d_model % head_dim:
         raise UserError(

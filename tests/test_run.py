@@ -52,7 +52,9 @@ def test_run_ends_with_laws_forecast_and_places(undisturbed):
     for words in ("chinchilla: L = E + A/N^alpha + B/D^beta", "95 % interval", "forecast", "observed", "report.html", "next"):
         assert words in done.stdout
     assert "\x1b" not in done.stdout + done.stderr and "17/17 runs" in done.stderr
-    expected = "runs laws fits windows noise exclusions frontier returns critical approaches conventions predictions tuning rate_law".split()
+    expected = (
+        "runs laws fits windows noise exclusions frontier returns critical approaches conventions predictions tuning rate_law".split()
+    )
     assert {path.stem for path in root.glob("*.csv")} == set(expected)
     assert (root / "curves.parquet").exists() and (root / "report.html").exists() and (root / "checklist.md").exists()
     assert len(list((root / "plots").glob("*.png"))) >= 6

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.tuning import PARAMS, minimum, rate_law, tuning_table, tuning_verdict
+from analysis.tuning import minimum, rate_law, tuning_table, tuning_verdict
 from scaling.cli.main import main
 
 RATES = np.array([0.004, 0.008, 0.016, 0.032, 0.064])
@@ -17,7 +17,7 @@ def tried(rate_at=0.02, power=0.15, bend=0.04, noise=0.0, sizes=SIZES, tokens=(1
     rows = []
     for size in sizes:
         for amount in tokens:
-            best = rate_at * (size / PARAMS) ** -power * (amount / 1e6) ** -tokens_power
+            best = rate_at * (size / 25_000) ** -power * (amount / 1e6) ** -tokens_power
             for rate in RATES:
                 loss = (1 + 30 / size**0.5 + 150 / amount**0.45) * np.exp(bend * np.log(rate / best) ** 2 + noise * rng.normal())
                 rows.append(
@@ -43,7 +43,7 @@ def test_the_law_of_the_rate_is_recovered_over_sizes_and_data():
     table = tuning_table(tried(tokens=(250_000, 1_000_000), tokens_power=0.2))
     law = rate_law(table)
     assert law is not None
-    assert (law.rate_at, law.params_power, law.tokens_power) == pytest.approx((0.02, 0.15, 0.2), rel=1e-6)
+    assert (law.rate(25_000, 1e6), law.params_power, law.tokens_power) == pytest.approx((0.02, 0.15, 0.2), rel=1e-6)
     assert law.rate(100_000, 4e6) == pytest.approx(0.02 * 4**-0.15 * 4**-0.2)
     assert table["penalty"].max() < 1e-9
 
@@ -65,7 +65,7 @@ def test_one_cell_without_a_minimum_leaves_no_law():
 
 
 def test_a_diverged_rate_counts_as_tried_and_has_no_loss():
-    rows = tried()
+    rows = tried(rate_at=0.014)
     rows.loc[rows["learning_rate"] == RATES[-1], ["status", "loss"]] = ["diverged", np.nan]
     table = tuning_table(rows)
     assert table["n_rates"].tolist() == [5] * 4 and table["bracketed"].all()
@@ -78,7 +78,7 @@ def test_intervals_of_the_law_cover():
         law = rate_law(tuning_table(tried(noise=0.003, seed=seed)))
         assert law is not None
         rows = law.table.set_index("parameter")
-        for i, (name, truth) in enumerate((("rate", 0.02), ("params_power", 0.15))):
+        for i, (name, truth) in enumerate((("rate", 0.02 * (law.params / 25_000) ** -0.15), ("params_power", 0.15))):
             inside[i] += rows.loc[name, "ci_low"] <= truth <= rows.loc[name, "ci_high"]
     assert ((inside / 400 >= 0.92) & (inside / 400 <= 0.98)).all(), inside / 400
 
@@ -136,7 +136,8 @@ def test_a_best_rate_that_stays_at_the_edge_ends_the_sweep_with_one_line(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("sources", "words"), [(["recipe"], "not tuned here: the recipe's rates"), (["set"], "not tuned: rates set by hand"), (["a", "b"], "mixed")]
+    ("sources", "words"),
+    [(["recipe"], "not tuned here: the recipe's rates"), (["set"], "not tuned: rates set by hand"), (["a", "b"], "mixed")],
 )
 def test_the_verdict_says_where_rates_come_from(sources, words):
     rows = pd.DataFrame({"role": "fit", "tuning": sources})

@@ -61,14 +61,12 @@ def tuned(resolved: Resolved, folder: Folder, *, train: Callable[[Resolved], Non
 
 def _with_law(sweep: Sweep, law) -> Sweep:
     """Give the grid the rates of a law: its numbers become the sweep's own settings, so that they are recorded with it."""
-    import analysis.tuning as tuning
-
     training: Training = msgspec.structs.replace(
         sweep.training,
         learning_rate=law.rate_at,
-        learning_rate_params=tuning.PARAMS,
+        learning_rate_params=law.params,
         learning_rate_params_power=law.params_power,
-        learning_rate_tokens=tuning.TOKENS,
+        learning_rate_tokens=law.tokens,
         learning_rate_tokens_power=law.tokens_power,
         batch_tokens=int(law.batch_tokens),
     )
