@@ -20,11 +20,12 @@ from scaling.registry import MODELS, registered_options
 HEAD_RATE_WIDTH = 32
 """Width at which `head_learning_rate` holds; it falls as 1 / width, so that logits move alike at every width (`scaling coordinates`)."""
 
-MATRIX_RATE = {"muon": 0.016, "adamw": 0.01}
-"""Rate of the matrices at `learning_rate_params` parameters, by optimizer."""
+MATRIX_RATE = {"muon": 0.025, "adamw": 0.01}
+"""Rate of the matrices at `learning_rate_params` parameters, by optimizer. Muon's is tuned (sweeps/rate_transfer.toml), AdamW's a guess."""
 
-PARAMS_POWER = {"muon": 0.0, "adamw": 1 / 3}
-"""rate ~ N^-power. Adam's entries do not shrink with the width, so its rate must (1 / width, and width ~ N^(1/3)); Muon's do."""
+PARAMS_POWER = {"muon": 0.29, "adamw": 1 / 3}
+"""rate ~ N^-power. Muon's is tuned: its updates need no change with the width, but the depth grows with it, so N^-0.29 is about 1 / depth.
+Adam's entries do not shrink with the width, so its rate must (1 / width, and width ~ N^(1/3))."""
 
 TRUNK_SHAPES = ("trunk", "wsd")
 """Schedules with a cooldown; on them the rate of the trunk falls as a power of the tokens seen."""
