@@ -222,8 +222,8 @@ def tuning_verdict(rows: Frame, table: Frame) -> str:
         head = law.table.iloc[0]
         worst = 100 * float(table[table["batch_tokens"] == law.batch_tokens]["penalty"].max())
         return (
-            f"tuned here: rate {head['estimate']:.3g}{_band(head)} at {law.params:.3g} parameters{powers}; {len(cells)} cells on the tuning text,"
-            f" every minimum between its rates; the law's rate costs at most {worst:.2g} % at the cells tried (tuning.csv)"
+            f"tuned here: rate {head['estimate']:.3g}{_band(head)} at {law.params:.3g} parameters{powers}; {len(cells)} cells on the tuning"
+            f" text, every minimum between its rates; the law's rate costs at most {worst:.2g} % at the cells tried (tuning.csv)"
         )
     if sources == ["recipe"]:
         return "not tuned here: the recipe's rates, whose own tuning is in docs/recipe.md"

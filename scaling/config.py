@@ -346,8 +346,8 @@ def _check_sweep(sweep: Sweep) -> None:
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
         raise UserError(
-            f"training.seeds lists {len(training.seeds)} numbers for {len(sweep.model.d_model)} widths; give one number, or one for each of "
-            "model.d_model"
+            f"training.seeds lists {len(training.seeds)} numbers for {len(sweep.model.d_model)} widths; "
+            "give one number, or one for each of model.d_model"
         )
     for name in ("learning_rate_decay_from", "learning_rate_params", "learning_rate_tokens"):
         parse_quantity(getattr(training, name))
