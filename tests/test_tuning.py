@@ -98,7 +98,7 @@ warmup_steps = 5
 [evaluation]
 windows = 8
 [tune]
-d_model = [8, 16]
+d_model = [16]
 rates = [0.0005, 0.001, 0.002]
 most_rates = {most}
 [fit]
@@ -116,8 +116,7 @@ def test_a_sweep_adds_rates_until_the_best_lies_inside_and_trains_the_grid_with_
     runs, table = pd.read_csv(tmp_path / "tuned" / "runs.csv"), pd.read_csv(tmp_path / "tuned" / "tuning.csv")
     chosen, fitted = table[table["chosen"]], runs[runs["role"] == "fit"]
     assert chosen["bracketed"].all() and (chosen["n_rates"] > 3).all() and set(chosen["tokens"]) == {16_000}
-    used = chosen.set_index("params_non_embedding")["rate_used"]
-    np.testing.assert_allclose(fitted["learning_rate"], used.loc[fitted["params_non_embedding"]], rtol=1e-5)
+    np.testing.assert_allclose(fitted["learning_rate"], chosen["rate_best"].item(), rtol=1e-5)
     assert set(runs[runs["role"] == "tune"]["evaluation_split"]) == {"tune"} and set(fitted["evaluation_split"]) == {"heldout"}
     assert set(fitted["tuning"]) == {"tuned"} and (tmp_path / "tuned" / "plots" / "tuning.png").exists()
     assert "tuned here" in (tmp_path / "tuned" / "checklist.md").read_text()
@@ -125,6 +124,14 @@ def test_a_sweep_adds_rates_until_the_best_lies_inside_and_trains_the_grid_with_
     assert "nothing to train" in capsys.readouterr().err
     assert main(["plan", str(path), "--results", str(tmp_path)]) == 0
     assert "to do" not in capsys.readouterr().out
+
+
+def test_a_power_that_only_noise_gives_is_refused(tmp_path, text_folder, capsys):
+    path = tmp_path / "tuned.toml"
+    two_sizes_that_hardly_train = TUNED.format(corpus=text_folder, most=14).replace("d_model = [16]", "d_model = [8, 16]")
+    path.write_text(two_sizes_that_hardly_train)
+    assert main(["tune", str(path), "--results", str(tmp_path), "--workers", "2"]) == 2
+    assert "steeper than 2 either way: the minima are noise" in capsys.readouterr().err
 
 
 def test_a_best_rate_that_stays_at_the_edge_ends_the_sweep_with_one_line(tmp_path, text_folder, capsys):

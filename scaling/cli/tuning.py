@@ -12,6 +12,7 @@ from scaling.record import Folder, Resolved, read_result
 from scaling.tables import run_rows
 
 Rates = dict[int, list[float]]
+MOST_POWER = 2.0  # also the bound of learning_rate_params_power in a sweep file
 
 
 def tuned(resolved: Resolved, folder: Folder, *, train: Callable[[Resolved], None] | None) -> Resolved:
@@ -60,7 +61,19 @@ def tuned(resolved: Resolved, folder: Folder, *, train: Callable[[Resolved], Non
 
 
 def _with_law(sweep: Sweep, law) -> Sweep:
-    """Give the grid the rates of a law: its numbers become the sweep's own settings, so that they are recorded with it."""
+    """Give the grid the rates of a law: its numbers become the sweep's own settings, so that they are recorded with it.
+
+    Raises
+    ------
+    UserError
+        When a power is larger than 2: then the minima are noise, and other sizes would get absurd rates.
+    """
+    for name, power in (("N", law.params_power), ("D", law.tokens_power)):
+        if abs(power) > MOST_POWER:
+            raise UserError(
+                f"tune: the best rates follow {name}^{-power:.1f}, steeper than {MOST_POWER:g} either way: the minima are noise; "
+                "give tune.seeds more seeds, or tune at sizes and amounts of data further apart"
+            )
     training: Training = msgspec.structs.replace(
         sweep.training,
         learning_rate=law.rate_at,
