@@ -133,7 +133,7 @@ def tuning_figures(table: Frame, rows: Frame) -> Iterator[tuple[str, Figure]]:
 def coordinate_figures(table: Frame) -> Iterator[tuple[str, Figure]]:
     """Plot of coordinates.csv."""
     caption = (
-        f"After {table['steps'].iloc[0]} steps at the recipe's rates, without warm-up, models of one depth. Slope of log change in log"
+        f"After {table['steps'].iloc[0]} steps at the sweep's rates, without warm-up, models of one depth. Slope of log change in log"
         " width: 0 where one rate moves every width alike; 1 where it must fall as 1 / width."
     )
     figure, (ax,) = new_figure(right=0.7, caption=caption)

@@ -107,6 +107,6 @@ def test_the_coordinate_check_finds_a_rate_that_does_not_transfer(tiny_sweep):
         checked = msgspec.structs.replace(sweep, model=model, training=training)
         return slopes(coordinate_check(checked, corpus, steps=5, seeds=2))[part]
 
-    for settings in ({"learning_rate_params_power": 0.0}, {"optimizer": "adamw"}):
+    for settings in ({"learning_rate_params_power": 0.0}, {"optimizer": "adamw", "learning_rate_params_power": 0.5}):
         assert abs(slope("residual stream", **settings)) < 0.25
     assert slope("residual stream", optimizer="adamw", learning_rate=0.003, learning_rate_params_power=0.0) > 0.6
