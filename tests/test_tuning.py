@@ -91,7 +91,7 @@ d_model = [8, 16]
 n_layers = 1
 sequence_length = 32
 [data]
-tokens = ["8k", "16k", "32k"]
+tokens = ["8k", "12k", "20k", "32k"]
 [training]
 batch_tokens = 128
 warmup_steps = 5
@@ -102,7 +102,7 @@ d_model = [16]
 rates = [0.0005, 0.001, 0.002]
 most_rates = {most}
 [fit]
-laws = ["power-n"]
+laws = ["power-d"]
 bootstrap = 100
 """
 
