@@ -66,8 +66,9 @@ def draw_windows(windows: Frame, ax: Axes, *, parameter: str) -> Axes:
     ax.axvline(whole["estimate"], color=FAINT, linewidth=1)
     for at, row in rows.iterrows():
         color = INK if row["inside"] else HOLDOUT
-        half = [[row["estimate"] - row["ci_low"]], [row["ci_high"] - row["estimate"]]] if math.isfinite(row["ci_low"]) else None
-        ax.errorbar([row["estimate"]], [float(at)], xerr=half, fmt="o", color=color, markersize=7, linewidth=1.6, capsize=3)
+        if math.isfinite(row["ci_low"]):  # a percentile interval need not hold the estimate
+            ax.plot([row["ci_low"], row["ci_high"]], [at, at], color=color, linewidth=1.6, marker="|", markersize=9)
+        ax.plot([row["estimate"]], [at], "o", color=color, markersize=7)
     reach = (
         rows["estimate"].max() - rows["estimate"].min() + (whole["ci_high"] - whole["ci_low"] if math.isfinite(whole["ci_low"]) else 0.1)
     )
