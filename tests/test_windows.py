@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from synthetic import write_results
 
 import analysis
+from analysis.drawings_runs import draw_windows
 from analysis.repeats import noise_table, where_repeats_pay
 from analysis.uncertainty import bootstrap
 from analysis.windows import WINDOWS, windows
@@ -60,3 +62,14 @@ def test_a_seed_pays_where_the_forecast_leans(tmp_path):
     assert tables[1]["params"].iloc[0] == falls[1]["forecast"].idxmax()
     for table in tables:
         assert table["forecast_per_flops"].max() == 1.0 and table["forecast_per_flops"].is_monotonic_decreasing
+
+
+def test_an_interval_without_its_estimate_is_drawn():
+    """Percentile intervals need not hold the estimate (a law at the edge of what its runs determine)."""
+    table = pd.DataFrame(
+        {"window": ["all", "without the smallest N"], "parameter": "alpha", "estimate": [0.3, 0.5], "ci_low": [0.2, 0.1], "ci_high": [0.4, 0.45],
+         "inside": [True, False]}
+    )  # fmt: skip
+    ax = Figure().add_subplot()
+    drawn = draw_windows(table, ax, parameter="alpha")
+    assert [list(line.get_xdata()) for line in drawn.lines[1:]] == [[0.2, 0.4], [0.3], [0.1, 0.45], [0.5]]
