@@ -14,9 +14,9 @@ from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 SAMPLES = 1536  # points of the posterior of the noise
-TRUNK_ODDS, DATA_ODDS = (0.25, 0.25), (0.3, 0.3)  # prior probabilities that the effect is absent, and below nothing (see `split_noise`)
+TRUNK_ODDS, DATA_ODDS = (0.25, 0.2), (0.28, 0.24)  # prior probabilities that the effect is absent, and below nothing (see `split_noise`)
 NO_MISFIT = 0.5  # that the law misfits nowhere
-SLAB = (1.0, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
+SLAB = (0.8, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
 MISFIT_PRIOR = (-3.0, 1.5)  # of log misfit variance over that of the noise, where there is a misfit: centre and sd
 BATCH = 64  # points of the sample at once: matrices of some dozen runs then stay in the cache
 LARGEST = 100  # runs; beyond it the effects are read off whole trunks, as many as give about so many runs
