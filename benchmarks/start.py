@@ -20,7 +20,7 @@ from scaling.corpus import prepare
 from scaling.plan import resolve
 from scaling.record import Folder, Resolved, write_json
 
-ROUNDS = 1
+ROUNDS = 5
 SWEEP = """
 name = "start"
 corpus = "python-stdlib"

@@ -4,7 +4,6 @@ import math
 from functools import lru_cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scaling.architectures import architecture_of
@@ -28,7 +27,7 @@ def window_losses(model: ModelConfig, parameters: dict, windows: np.ndarray) -> 
 def compile_evaluation(model: ModelConfig) -> None:
     """Compile the held-out loss of a shape by evaluating one batch of nothing, or fetch it from the shared cache."""
     shapes = jax.eval_shape(lambda: architecture_of(model).initial_parameters(model, 0))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), np.uint8))
 
 

@@ -59,8 +59,8 @@ def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
 
     def start(seed: int) -> State:
         parameters = architecture.initial_parameters(model, seed)
-        state = {"parameters": parameters, "optimizer": transform.init(parameters)}
-        return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)  # no weak types: they would compile `advance` twice
+        state = {"parameters": parameters, "optimizer": jax.jit(transform.init)(parameters)}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)  # no weak types: they would compile `advance` twice
 
     def one_step(step, first, state, windows, rates, schedule):
         batch = lax.dynamic_index_in_dim(windows, step - first, keepdims=False).astype(jnp.int32)
@@ -87,7 +87,7 @@ def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
 
         return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
 
-    return Program(start=jax.jit(start), advance=advance)
+    return Program(start=start, advance=advance)
 
 
 class Diverged(Exception):
