@@ -3,8 +3,8 @@
 Run: .venv/bin/python benchmarks/gpu.py [--quick] [--python PYTHON_WITH_TORCH]      (where there is no GPU it says so and measures nothing)
 
 Ours is the compiled program that training runs (`scaling.train.program`, precision bfloat16). Every part is a process of its own, so that
-one that fails (memory, a missing package) takes no other along. MFU: FLOPs of `scaling.accounting` (backward = twice forward, attention over
-the full square, the optimizer's products not counted) a second, over the nominal dense bfloat16 peak of the card and over the best
+one that fails (memory, a missing package) takes no other along. MFU: FLOPs of `scaling.accounting` a second (backward = twice forward,
+attention over the full square, the optimizer's products not counted), over the nominal dense bfloat16 peak of the card and over the best
 product measured in the same run. PyTorch: torch_gpu.py, same shape, optimizer and batch.
 Population: models of one shape, each with its own state, windows and rates, trained by one vmapped program; against one by one.
 """
@@ -199,12 +199,9 @@ def main() -> None:
         return
     nominal = next((peak for name, peak in NOMINAL_PEAK.items() if name in device["device"]), 0.0)
     peaks = (nominal, device["product"])
-    print(
-        f"{device['device']}, {device['versions']}; bfloat16 product {device['product'] / 1e12:.0f} TFLOP/s, nominal {nominal / 1e12:.0f}"
-    )
-    print(
-        f"{LENGTH} tokens a window, vocabulary {VOCAB}; ms a step, TFLOP/s, MFU of the nominal peak and of the product, GiB, s to the first result"
-    )
+    product = f"bfloat16 product {device['product'] / 1e12:.0f} TFLOP/s, nominal {nominal / 1e12:.0f}"
+    print(f"{device['device']}, {device['versions']}; {product}; {LENGTH} tokens a window, vocabulary {VOCAB}")
+    print("columns: ms a step, TFLOP/s, MFU of the nominal peak and of the product, GiB, s to the first result", flush=True)
     for name in arguments.sizes:
         d_model, n_layers, n_heads, batch = SIZES[name]
         ours = part("model", d_model, n_layers, n_heads, batch, steps, seconds=200)
