@@ -88,7 +88,12 @@ def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision
 
         return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
 
-    return Program(start=start, advance=jax.jit(advance), advance_population=jax.jit(jax.vmap(advance, in_axes=(0, None, None, 0, 0, 0))))
+    donated = () if precision == "float32" else (0,)  # on a GPU the new state takes the place of the old one
+    return Program(
+        start=start,
+        advance=jax.jit(advance, donate_argnums=donated),
+        advance_population=jax.jit(jax.vmap(advance, in_axes=(0, None, None, 0, 0, 0)), donate_argnums=donated),
+    )
 
 
 class Diverged(Exception):
@@ -184,7 +189,7 @@ class Trainer:
     def _cooldown(self, run: RunConfig, trunk: Progress) -> Progress:
         start = self._load(run.run_id, run.steps)
         if start is None:
-            start = Progress(state=trunk.state, step=trunk.step, points=list(trunk.points))
+            start = Progress(state=jax.tree.map(jnp.copy, trunk.state), step=trunk.step, points=list(trunk.points))  # the trunk goes on
         return self._advance(start, run.steps, cooldown=(run.branch_step, run.steps), phase=run.run_id)
 
     def _fresh(self) -> Progress:
