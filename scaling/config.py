@@ -4,6 +4,7 @@ A sweep file (TOML) is what a user writes; a `RunConfig` is one run with every n
 part and a hash of everything that determines the numbers (see `run_id`).
 """
 
+import codecs
 import hashlib
 import re
 import tomllib
@@ -20,6 +21,7 @@ NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Quantity = int | float | str
+Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class UserError(ValueError):
@@ -45,10 +47,22 @@ class ModelGrid(Struct, frozen=True):
     rope_base: Annotated[float, msgspec.Meta(gt=1)] = 1000.0
 
 
+class TextOptions(Struct, frozen=True):
+    """`[text]`: how text is read and cleaned (docs/corpora.md)."""
+
+    encoding: Annotated[str, msgspec.Meta(min_length=1)] = "utf-8"
+    encoding_errors: Literal["error", "replace", "skip"] = "error"
+    field: Annotated[str, msgspec.Meta(min_length=1)] = "text"
+    near_duplicates: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] | None = None
+    personal_data: Literal["keep", "remove"] = "keep"
+
+
 class DataGrid(Struct, frozen=True):
-    """`[data]`: training tokens of each run; quantities such as "2M" are accepted."""
+    """`[data]`: training tokens of each run, and of how many different tokens and which mixture of domains they are taken."""
 
     tokens: list[Quantity]
+    tokens_unique: list[Quantity] | None = None
+    mixture: list[dict[str, NonNegative]] | None = None
 
 
 class Training(Struct, frozen=True):
@@ -108,10 +122,11 @@ class Sweep(Struct, frozen=True):
     """A whole sweep file."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    corpus: Annotated[str, msgspec.Meta(min_length=1)]
+    corpus: Name | list[Name]
     model: ModelGrid
     data: DataGrid
-    tokenizer: Literal["bytes"] = "bytes"
+    tokenizer: Name | list[Name] = "bytes"
+    text: TextOptions = TextOptions()
     training: Training = msgspec.field(default_factory=Training)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
     holdout: Holdout | None = None
@@ -155,7 +170,10 @@ class ScheduleConfig(Struct, frozen=True):
 
 
 class DataConfig(Struct, frozen=True):
-    """Which tokens, in which order. `corpus_hash` covers the text, its preparation and its split."""
+    """Which tokens, in which order. `corpus_hash` covers the text, its preparation and its split.
+
+    `tokens_unique`: epochs are of so many tokens only; `mixture`: share of the tokens by domain, sorted by name.
+    """
 
     corpus: str
     corpus_hash: str
@@ -163,6 +181,8 @@ class DataConfig(Struct, frozen=True):
     batch_tokens: Positive
     evaluation_windows: Positive
     seed_data: int
+    tokens_unique: Positive | msgspec.UnsetType = msgspec.UNSET  # unset keys are no part of the hash
+    mixture: tuple[tuple[str, float], ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TrunkConfig(Struct, frozen=True):
@@ -288,6 +308,7 @@ def _check_sweep(sweep: Sweep) -> None:
     if sweep.holdout:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
+    check_text_axes(sweep)
     training, context = sweep.training, sweep.model.sequence_length
     parse_quantity(training.learning_rate_decay_from)
     if training.batch_tokens % context:
@@ -295,6 +316,23 @@ def _check_sweep(sweep: Sweep) -> None:
             f"training.batch_tokens = {training.batch_tokens} is not a multiple of model.sequence_length = {context}; "
             f"write a multiple such as {4 * context}"
         )
+
+
+def check_text_axes(sweep: Sweep) -> None:
+    """Refuse axes of the text that are empty, name a value twice, or hold weights that do not sum to one."""
+    for where, names in (("corpus", sweep.corpus), ("tokenizer", sweep.tokenizer)):
+        if isinstance(names, list) and (not names or len(set(names)) < len(names)):
+            raise UserError(f"{where} = {names} is empty or names a value twice; give each name once")
+    if sweep.data.tokens_unique is not None:
+        _check_axis("data.tokens_unique", [value for value in sweep.data.tokens_unique if value != "all"] or ["1"])
+    try:
+        codecs.lookup(sweep.text.encoding)
+    except LookupError:
+        raise UserError(f"text.encoding = {sweep.text.encoding!r} is not known; use a name such as utf-8, latin-1, gb18030") from None
+    for number, weights in enumerate(sweep.data.mixture or []):
+        total = sum(weights.values())
+        if abs(total - 1) > 1e-6:
+            raise UserError(f"data.mixture[{number}] = {weights} sums to {total:.6g}; the weights of a mixture sum to 1")
 
 
 def _check_axis(where: str, values: list[Any]) -> None:
@@ -311,6 +349,7 @@ def _check_axis(where: str, values: list[Any]) -> None:
 _KEYS: dict[str, type[Struct]] = {
     "$": Sweep,
     "$.model": ModelGrid,
+    "$.text": TextOptions,
     "$.data": DataGrid,
     "$.training": Training,
     "$.evaluation": Evaluation,

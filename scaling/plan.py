@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from scaling.accounting import training_flops_per_token
 from scaling.config import (
-    DataConfig,
     ModelConfig,
     ModelGrid,
     OptimizerConfig,
@@ -21,8 +20,7 @@ from scaling.config import (
     UserError,
     parse_quantity,
 )
-
-VOCAB_SIZE = {"bytes": 256}
+from scaling.text_axes import Hashes, TextChoice, text_choices
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def optimizer_of(training: Training, *, d_model: int) -> OptimizerConfig:
     )
 
 
-def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
+def resolve(sweep: Sweep, *, corpus_hash: Hashes) -> list[RunConfig]:
     """Every run of the sweep: the fitted grid first, then the hold-outs.
 
     Raises
@@ -94,10 +92,11 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     UserError
         Impossible shape, too few tokens for one step of trunk and cooldown, or a hold-out that is also fitted.
     """
-    runs = _grid(sweep, sweep.model.d_model, sweep.data.tokens, sweep.training.seeds, role="fit", corpus_hash=corpus_hash)
+    texts = text_choices(sweep, corpus_hash)
+    runs = _grids(sweep, sweep.model.d_model, sweep.data.tokens, sweep.training.seeds, role="fit", texts=texts)
     if sweep.holdout:
         held = sweep.holdout
-        holdouts = _grid(sweep, held.d_model, held.tokens, held.seeds, role="holdout", corpus_hash=corpus_hash)
+        holdouts = _grids(sweep, held.d_model, held.tokens, held.seeds, role="holdout", texts=texts)
         fitted = {run.trunk_id for run in runs}
         for run in holdouts:
             if run.trunk_id in fitted:
@@ -109,11 +108,15 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     return runs
 
 
-def _grid(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, corpus_hash: str) -> list[RunConfig]:
+def _grids(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, texts: list[TextChoice]) -> list[RunConfig]:
+    return [run for text in texts for run in _grid(sweep, widths, tokens, seeds, role=role, text=text)]
+
+
+def _grid(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, text: TextChoice) -> list[RunConfig]:
     training = sweep.training
     runs = []
     for d_model in widths:
-        model = small_recipe(d_model, grid=sweep.model, vocab_size=VOCAB_SIZE[sweep.tokenizer])
+        model = small_recipe(d_model, grid=sweep.model, vocab_size=text.vocab_size)
         for seed in range(seeds):
             trunk = TrunkConfig(
                 model=model,
@@ -123,14 +126,7 @@ def _grid(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, co
                     decay_power=training.learning_rate_decay_power,
                     decay_from_tokens=round(parse_quantity(training.learning_rate_decay_from)),
                 ),
-                data=DataConfig(
-                    corpus=sweep.corpus,
-                    corpus_hash=corpus_hash,
-                    tokenizer=sweep.tokenizer,
-                    batch_tokens=training.batch_tokens,
-                    evaluation_windows=sweep.evaluation.windows,
-                    seed_data=seed,
-                ),
+                data=text.data(batch_tokens=training.batch_tokens, evaluation_windows=sweep.evaluation.windows, seed_data=seed),
                 seed_init=seed,
             )
             for amount in sorted(parse_quantity(value) for value in tokens):
@@ -141,7 +137,8 @@ def _grid(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, co
                         f"data.tokens = {amount:g} is {steps} steps of {training.batch_tokens} tokens, too few for a trunk and a "
                         f"cooldown; use at least {10 * training.batch_tokens}"
                     )
-                runs.append(RunConfig(trunk=trunk, steps=steps, branch_step=branch_step, role=role))  # pyright: ignore[reportArgumentType]
+                if text.has_run(steps * training.batch_tokens):
+                    runs.append(RunConfig(trunk=trunk, steps=steps, branch_step=branch_step, role=role))  # pyright: ignore[reportArgumentType]
     if len({run.run_id for run in runs}) < len(runs):
         raise UserError("data.tokens: two amounts round to the same number of steps; space them further apart")
     return runs
