@@ -72,7 +72,7 @@ tang 954a00889444feae41a080e385e906fce56cab3bc0420e4a3813f9b6c1a1ebd3
 song 30c8b4b0fae9b9b2ff66451dadbefbeba2c934998a694c81db8a36b3bca982db
 ci bb8be09b82c78fe90cc7c528ea283d8d44fcd02f670d4ca790ac7948a66e1441
 """
-_DIGESTS = {domain: digest for domain, digest in (line.split() for line in _TEXTS.strip().splitlines())}
+_DIGESTS = {line.split()[0]: line.split()[1] for line in _TEXTS.strip().splitlines()}
 
 _CC0 = "CC0-1.0 (contents), PDDL (database)"
 _WIKI = "CC-BY-SA-4.0"
