@@ -208,13 +208,13 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
     for name, figure in figures(analysis):
         path = target / f"{name}.{format}"
         temporary = target / f".{name}.{os.getpid()}.tmp"
-        _save(figure, temporary, format)
+        save_figure(figure, temporary, format)
         os.replace(temporary, path)
         written.append(path)
     return written
 
 
-def _save(figure: Figure, path: Path, format: str) -> None:
+def save_figure(figure: Figure, path: Path, format: str) -> None:
     """Write one figure without dates, so that the same input gives the same bytes; PNGs with a palette, a quarter of the size."""
     if format != "png":
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[format]

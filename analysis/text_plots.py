@@ -1,0 +1,167 @@
+"""Pictures of sweeps over text: a law per group, the loss of every mixture on every domain, and what repetition costs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+
+from analysis.frames import Frame
+from analysis.plot_style import INK, SMALL, axis_labels, end_labels, log_axis, loss_axis, new_figure, sequential, si, title
+from analysis.plotting import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from analysis.fitting import Fit
+
+
+def draw_groups(found: Frame, ax: Axes) -> Axes:
+    """Draw, for every group, the lowest loss that was reached and E with its interval, in bits per byte.
+
+    Parameters
+    ----------
+    found : DataFrame
+        As groups.csv, one law.
+    ax : Axes
+    """
+    frame = found.sort_values("lowest_bits_per_byte", ascending=False).reset_index(drop=True)
+    scale = frame["lowest_bits_per_byte"] / frame["lowest_loss"]
+    places = np.arange(len(frame))
+    dark, light = sequential([1.0, 10.0])
+    ax.hlines(places, frame["E_low"] * scale, frame["E_high"] * scale, color=dark, linewidth=2.2)
+    ax.plot(frame["E_bits_per_byte"], places, "o", color=dark, markersize=6, label="E, irreducible loss, with 95 % interval")
+    ax.plot(frame["lowest_bits_per_byte"], places, "D", color=light, markersize=6, label="lowest loss of a run")
+    if frame["entropy"].notna().any():
+        ax.plot(frame["entropy"] * scale, places, "x", color=INK, markersize=8, label="true entropy")
+    ax.set_yticks(places, [str(name) for name in frame["group"]], fontsize=SMALL)
+    ax.set_xlim(left=0)
+    ax.set_ylim(-0.6, len(frame) - 0.4)
+    ax.legend(fontsize=SMALL - 1, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+    axis_labels(ax, "bits per byte", "")
+    return ax
+
+
+def draw_domains(table: Frame, ax: Axes) -> Axes:
+    """Draw the held-out loss of every mixture (rows) on every domain (columns); framed where the domain was trained on.
+
+    Parameters
+    ----------
+    table : DataFrame
+        group, domain, share, bits_per_byte; one row a cell.
+    ax : Axes
+    """
+    groups = list(dict.fromkeys(table["group"]))
+    domains = list(dict.fromkeys(table["domain"]))
+    values = table.pivot_table(index="group", columns="domain", values="bits_per_byte").loc[groups, domains].to_numpy()
+    shares = table.pivot_table(index="group", columns="domain", values="share").loc[groups, domains].to_numpy()
+    ax.imshow(values, aspect="auto", cmap="viridis_r", norm=LogNorm(np.nanmin(values), np.nanmax(values)))
+    middle = np.sqrt(np.nanmin(values) * np.nanmax(values))
+    for i, j in np.ndindex(*values.shape):
+        seen = shares[i, j] > 0
+        color = "white" if values[i, j] > middle else INK
+        ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=SMALL, color=color, fontweight="bold" if seen else "normal")
+        if seen:
+            ax.add_patch(_frame(j, i))
+    ax.set_xticks(range(len(domains)), domains, fontsize=SMALL - 1)
+    ax.set_yticks(range(len(groups)), [_short(name) for name in groups], fontsize=SMALL - 1)
+    ax.grid(False)
+    axis_labels(ax, "held-out domain (framed: trained on)", "")
+    return ax
+
+
+def _frame(x: int, y: int):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="#d1495b", linewidth=1.8)
+
+
+def _short(name: str) -> str:
+    parts = name.split(" + ")
+    return name if len(parts) == 1 else " + ".join(part.split(" ", 1)[-1] for part in parts) if len(parts) < 4 else f"{len(parts)} sources"
+
+
+def draw_repetition(frame: Frame, ax: Axes, *, fit: Fit | None = None) -> Axes:
+    """Draw the loss of one size of model over tokens, a line for each number of unique tokens; dashed: the law.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        tokens, tokens_unique, tokens_unique_limit (NaN: all), loss (nats/token), N; one size of model.
+    ax : Axes
+    fit : Fit, optional
+        A law in N, D and U.
+    """
+    limits = sorted(frame["tokens_unique_limit"].dropna().unique())
+    levels = [*limits, float(frame["tokens"].max())]
+    labels = []
+    free = frame[frame["tokens_unique_limit"].isna()]
+    for level, color in zip(levels, sequential(levels), strict=True):
+        limited = level in limits
+        line = frame[frame["tokens_unique_limit"] == level] if limited else free
+        before = free[free["tokens"] <= level] if limited else free.iloc[:0]  # what repeats nothing is the run of all tokens
+        line = pd.concat([before.tail(1), line]).groupby("tokens", as_index=False).mean(numeric_only=True)
+        ax.plot(line["tokens"], line["loss"], "o-" if fit is None else "o", color=color, markersize=5)
+        if fit is not None:
+            d = np.geomspace(line["tokens"].min(), line["tokens"].max(), 60)
+            u = np.minimum(d, level if limited else np.inf)
+            ax.plot(d, fit.predict(N=float(line["N"].iloc[0]), D=d, U=u), color=color, linewidth=1.6, linestyle="--")
+        labels.append((float(line["loss"].iloc[-1]), si(level) if limited else "all", color))
+    log_axis(ax, "x", limits=(frame["tokens"].min() / 1.1, frame["tokens"].max() * 1.1), levels=sorted(frame["tokens"].unique()))
+    loss_axis(ax, float(frame["loss"].min()) * 0.98, float(frame["loss"].max()) * 1.02)
+    axis_labels(ax, "training tokens, repeats included", "loss, nats per token")
+    end_labels(ax, labels, header="unique")
+    return ax
+
+
+def plot_texts(folder: str | Path, *, groups: Frame | None = None, repetition: tuple[Frame, Fit | None] | None = None) -> list[Path]:
+    """Draw what the tables of a sweep over text allow: plots/groups.png, domains.png, repetition.png.
+
+    Parameters
+    ----------
+    folder : path
+        A results folder.
+    groups : DataFrame, optional
+        As groups.csv.
+    repetition : (DataFrame, Fit or None), optional
+        Runs with tokens_unique_limit, and a law in U.
+    """
+    root, drawn = Path(folder), dict[str, "Figure"]()
+    if groups is not None and groups["E"].notna().any():
+        frame = groups[groups["E"].notna()].drop_duplicates("group")
+        note = "Each group has a law of its own, in N and D; bits per byte are comparable between tokenizers."
+        figure, (ax,) = new_figure(height=1.0 + 0.3 * len(frame), right=0.97, caption=note)
+        figure.subplots_adjust(left=0.27)
+        draw_groups(frame, ax)
+        drawn["groups"] = figure
+    if (path := root / "domains.csv").is_file():
+        runs = pd.read_csv(root / "runs.csv")
+        table = pd.read_csv(path).merge(runs[["run_id", "tokens"]], on="run_id")
+        table["group"] = table["group"].fillna("all")
+        table = table[table["tokens"] == table["tokens"].max()]
+        cells = table.groupby(["group", "domain"], sort=False, as_index=False)[["share", "bits_per_byte"]].mean()
+        note = f"Bits per byte of held-out text after {si(float(table['tokens'].max()))} tokens, mean over seeds."
+        figure, (ax,) = new_figure(height=0.8 + 0.34 * cells["group"].nunique(), right=0.97, caption=note)
+        figure.subplots_adjust(left=0.33)
+        title(draw_domains(cells, ax), "Loss on every domain, by what was trained on")
+        drawn["domains"] = figure
+    if repetition is not None:
+        frame, fit = repetition
+        note = "Dots: runs of the largest model. Dashed: the law fitted to all sizes." if fit is not None else ""
+        figure, (ax,) = new_figure(caption=note)
+        title(draw_repetition(frame[frame["N"] == frame["N"].max()], ax, fit=fit), "Training on fewer and fewer different tokens")
+        drawn["repetition"] = figure
+    (root / "plots").mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in drawn.items():
+        path = root / "plots" / f"{name}.png"
+        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+        save_figure(figure, temporary, "png")
+        os.replace(temporary, path)
+        written.append(path)
+    return written
