@@ -63,7 +63,7 @@ reference: run
 
 lock:
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
-	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
+	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra text --extra text-files --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
 
 clean:
 	rm -rf .venv .venv-torch .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info
