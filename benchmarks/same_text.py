@@ -37,7 +37,7 @@ def paragraphs(folder: Path, part) -> dict[tuple[str, str], str]:
     corpus = CORPORA["multilingual"]
     found = {}
     for name, data in members(download(corpus, part, Path(tempfile.mkdtemp(dir=folder))), part):
-        page = name.rsplit("/help/", 1)[1].split("/", 1)[1]
+        page = re.split(r"/help/[^/]+/", name, maxsplit=1)[1]
         for _, identifier, inside in _PARAGRAPH.findall(data.decode("utf-8", "replace")):
             text = plain_text(inside).replace("\n", " ")
             if text and is_in_language(text, part.domain):
