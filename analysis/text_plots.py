@@ -34,15 +34,19 @@ def draw_groups(found: Frame, ax: Axes) -> Axes:
     scale = frame["lowest_bits_per_byte"] / frame["lowest_loss"]
     places = np.arange(len(frame))
     dark, light = sequential([1.0, 10.0])
-    ax.hlines(places, frame["E_low"] * scale, frame["E_high"] * scale, color=dark, linewidth=2.2)
-    ax.plot(frame["E_bits_per_byte"], places, "o", color=dark, markersize=6, label="E, irreducible loss, with 95 % interval")
+    known = frame["status"].eq("converged").to_numpy()
+    ax.hlines(places[known], (frame["E_low"] * scale)[known], (frame["E_high"] * scale)[known], color=dark, linewidth=2.2)
+    ax.plot(frame["E_bits_per_byte"][known], places[known], "o", color=dark, markersize=6, label="E, irreducible loss, with 95 % interval")
+    if not known.all():
+        hollow = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markersize": 6, "clip_on": False}
+        ax.plot(frame["E_bits_per_byte"][~known], places[~known], color=dark, label="E at its bound: these runs do not tell it", **hollow)
     ax.plot(frame["lowest_bits_per_byte"], places, "D", color=light, markersize=6, label="lowest loss of a run")
     if frame["entropy"].notna().any():
         ax.plot(frame["entropy"] * scale, places, "x", color=INK, markersize=8, label="true entropy")
-    ax.set_yticks(places, [str(name) for name in frame["group"]], fontsize=SMALL)
+    ax.set_yticks(places, [_short(str(name)) for name in frame["group"]], fontsize=SMALL)
     ax.set_xlim(left=0)
     ax.set_ylim(-0.6, len(frame) - 0.4)
-    ax.legend(fontsize=SMALL - 1, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+    ax.legend(fontsize=SMALL - 1, loc="lower center", bbox_to_anchor=(0.38, 1.0), ncols=2, frameon=False)
     axis_labels(ax, "bits per byte", "")
     return ax
 
@@ -148,7 +152,7 @@ def plot_texts(folder: str | Path, *, groups: Frame | None = None, repetition: t
         note = f"Bits per byte of held-out text after {si(float(table['tokens'].max()))} tokens, mean over seeds."
         figure, (ax,) = new_figure(height=0.8 + 0.34 * cells["group"].nunique(), right=0.97, caption=note)
         figure.subplots_adjust(left=0.33)
-        title(draw_domains(cells, ax), "Loss on every domain, by what was trained on")
+        title(draw_domains(cells, ax), "Loss on every domain")
         drawn["domains"] = figure
     if repetition is not None:
         frame, fit = repetition
