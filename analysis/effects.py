@@ -14,9 +14,9 @@ from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 SAMPLES = 1536  # points of the posterior of the noise
-NOTHING, LESS = 0.35, 0.2  # prior probabilities that a trunk's or the data's effect is absent, or below nothing (see `split_noise`)
+TRUNK_ODDS, DATA_ODDS = (0.25, 0.25), (0.3, 0.3)  # prior probabilities that the effect is absent, and below nothing (see `split_noise`)
 NO_MISFIT = 0.5  # that the law misfits nowhere
-SLAB = (0.7, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
+SLAB = (1.0, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
 MISFIT_PRIOR = (-3.0, 1.5)  # of log misfit variance over that of the noise, where there is a misfit: centre and sd
 BATCH = 64  # points of the sample at once: matrices of some dozen runs then stay in the cache
 LARGEST = 100  # runs; beyond it the effects are read off whole trunks, as many as give about so many runs
@@ -155,16 +155,16 @@ def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) 
     `alone`: whether no two runs share a trunk, a data chunk; such an effect is one with the branch's.
     """
     u = np.clip(low_discrepancy(SAMPLES, 5), 1e-4, 1 - 1e-4)
-    chunk_is, rest = _sign(u[:, 4], (1.0, 0.0) if alone[1] else (NOTHING, LESS))
-    trunk_is, _ = _sign(rest, (1.0, 0.0) if alone[0] else (NOTHING, LESS))
+    chunk_is, rest = _sign(u[:, 4], (1.0, 0.0) if alone[1] else DATA_ODDS)
+    trunk_is, _ = _sign(rest, (1.0, 0.0) if alone[0] else TRUNK_ODDS)
     trunk_is = np.where(chunk_is < 0, np.maximum(trunk_is, 0), trunk_is)  # both below nothing need not leave a variance
     a_trunk, a_chunk, a_branch = SLAB
     beside = np.where(trunk_is > 0, a_trunk + a_branch, a_branch)
     chunk = np.where(chunk_is > 0, betaincinv(a_chunk, beside, u[:, 0]), 0.0)
     trunk = np.where(trunk_is > 0, (1 - chunk) * betaincinv(a_trunk, a_branch, u[:, 1]), 0.0)
     branch = np.maximum(1 - trunk - chunk, 1e-4)  # a run is never wholly told by its trunk and its data
-    chunk = np.where(chunk_is < 0, -branch * (1 - u[:, 0]), chunk)
-    trunk = np.where(trunk_is < 0, -branch * (1 - u[:, 1]), trunk)
+    chunk = np.where(chunk_is < 0, -branch * (1 - u[:, 0] ** 2), chunk)
+    trunk = np.where(trunk_is < 0, -branch * (1 - u[:, 1] ** 2), trunk)
     has_misfit = misfit & (u[:, 3] >= NO_MISFIT)
     rest = np.clip((u[:, 3] - NO_MISFIT) / (1 - NO_MISFIT), 1e-4, 1 - 1e-4)
     cell = has_misfit * np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * ndtri(rest))

@@ -1,27 +1,27 @@
-"""Sweep files and resolved runs: frozen, typed, strictly parsed, with a canonical hash.
+"""Sweeps and resolved runs: frozen, typed, with a canonical hash.
 
-A sweep file (TOML) is what a user writes; a `RunConfig` is one run with every number resolved. `run_id` and `trunk_id` are a readable
-part and a hash of everything that determines the numbers (see `run_id`).
+A `Sweep` is what a user writes in a TOML file (`scaling.sweep_file`); a `RunConfig` is one run with every number resolved. `run_id` and
+`trunk_id` are a readable part and a hash of everything that determines the numbers (see `run_id`).
 """
 
-import codecs
 import hashlib
 import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised whenever the same config would give other numbers; part of every `run_id` (golden losses in tests hold it)."""
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Power = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Quantity = int | float | str
 Name = Annotated[str, msgspec.Meta(min_length=1)]
+Schedule = Literal["trunk", "wsd", "cosine", "linear", "constant"]
+Split = Literal["heldout", "tune"]
 
 
 class UserError(ValueError):
@@ -40,6 +40,9 @@ class ModelGrid(Struct, frozen=True):
 
     d_model: list[Positive]
     recipe: Literal["small"] = "small"
+    kind: str = "transformer"
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    width_per_layer: Positive = 8
     n_layers: Positive | None = None
     head_dim: Positive | None = None
     d_ff: Positive | None = None
@@ -66,14 +69,22 @@ class DataGrid(Struct, frozen=True):
 
 
 class Training(Struct, frozen=True):
-    """`[training]`: schedule, seeds and every number of the recipe."""
+    """`[training]`: optimizer, schedule, seeds and every number of the recipe; None is the recipe's number (`scaling.recipe`)."""
 
-    schedule: Literal["trunk"] = "trunk"
-    seeds: Positive = 1
+    optimizer: str = "muon"
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    schedule: Schedule = "trunk"
+    seeds: Positive | list[Positive] = 1
+    data_order: Literal["own", "shared"] = "own"
     batch_tokens: Positive = 512
     warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 50
     cooldown_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
-    learning_rate: Rate = 0.016
+    final_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    learning_rate: Rate | None = None
+    learning_rate_params: Quantity = "25k"
+    learning_rate_params_power: Power | None = None
+    learning_rate_tokens: Quantity = "1M"
+    learning_rate_tokens_power: Power = 0.0
     learning_rate_decay_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
     learning_rate_decay_from: Quantity = "0.5M"
     embedding_learning_rate: Rate = 0.05
@@ -85,9 +96,21 @@ class Training(Struct, frozen=True):
 
 
 class Evaluation(Struct, frozen=True):
-    """`[evaluation]`: the same held-out windows for every run."""
+    """`[evaluation]`: the same windows for every run, of the held-out text or of the text kept for tuning."""
 
     windows: Positive = 1024
+    split: Split = "heldout"
+
+
+class Tune(Struct, frozen=True):
+    """`[tune]`: a rate (and batch) sweep at chosen cells, scored on the tuning text; its optimum gives the rates of the grid."""
+
+    d_model: list[Positive]
+    rates: list[Rate]
+    tokens: list[Quantity] | None = None
+    batch_tokens: list[Positive] | None = None
+    seeds: Positive = 1
+    most_rates: Positive = 7
 
 
 class Holdout(Struct, frozen=True):
@@ -97,6 +120,7 @@ class Holdout(Struct, frozen=True):
     tokens: list[Quantity]
     seeds: Positive = 1
     threshold: Fraction = 0.015
+    first_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class FitOptions(Struct, frozen=True):
@@ -129,6 +153,7 @@ class Sweep(Struct, frozen=True):
     text: TextOptions = TextOptions()
     training: Training = msgspec.field(default_factory=Training)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+    tune: Tune | None = None
     holdout: Holdout | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
@@ -137,8 +162,12 @@ class Sweep(Struct, frozen=True):
 # ---------------------------------------------------------------- one resolved run
 
 
+Options = tuple[tuple[str, bool | int | float | str], ...]
+"""Settings of a registered model or optimizer, sorted by name, so that configs stay hashable; `code` is the hash of its source."""
+
+
 class ModelConfig(Struct, frozen=True):
-    """Shape of a decoder-only transformer (counts in `scaling.accounting`)."""
+    """Shape of a decoder-only transformer (counts in `scaling.accounting`), or of a registered model (`scaling.registry`)."""
 
     d_model: Positive
     n_layers: Positive
@@ -147,10 +176,15 @@ class ModelConfig(Struct, frozen=True):
     vocab_size: Positive
     sequence_length: Positive
     rope_base: float = 1000.0
+    kind: str = "transformer"
+    options: Options = ()
 
 
 class OptimizerConfig(Struct, frozen=True):
-    """Muon for matrices, Adam for the rest; `head_learning_rate` is already scaled to the width."""
+    """Rates by parameter group, already scaled to the model; `learning_rate` is that of the matrices.
+
+    `kind`: muon (Muon for matrices, Adam for the rest), adamw, or a registered optimizer (`scaling.registry`).
+    """
 
     learning_rate: float
     embedding_learning_rate: float
@@ -159,14 +193,23 @@ class OptimizerConfig(Struct, frozen=True):
     beta1: float
     beta2: float
     weight_decay: float
+    kind: str = "muon"
+    options: Options = ()
 
 
 class ScheduleConfig(Struct, frozen=True):
-    """Rate multiplier on the trunk: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power."""
+    """Rate multiplier: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power on a trunk.
+
+    `shape` other than trunk: a run of its own of `total_steps`; cosine and linear fall from the end of the warm-up to `final_rate` of the
+    peak at the last step.
+    """
 
     warmup_steps: int
     decay_power: float
     decay_from_tokens: int
+    shape: Schedule = "trunk"
+    total_steps: int = 0
+    final_rate: float = 0.0
 
 
 class DataConfig(Struct, frozen=True):
@@ -181,6 +224,7 @@ class DataConfig(Struct, frozen=True):
     batch_tokens: Positive
     evaluation_windows: Positive
     seed_data: int
+    evaluation_split: Split = "heldout"
     tokens_unique: Positive | msgspec.UnsetType = msgspec.UNSET  # unset keys are no part of the hash
     mixture: tuple[tuple[str, float], ...] | msgspec.UnsetType = msgspec.UNSET
 
@@ -198,12 +242,12 @@ class TrunkConfig(Struct, frozen=True):
 
 
 class RunConfig(Struct, frozen=True):
-    """One run: a branch of `steps` optimizer steps that leaves its trunk at `branch_step` and cools down to zero."""
+    """One run: a branch of `steps` steps that leaves its trunk at `branch_step` and cools down to zero (if it ends later at all)."""
 
     trunk: TrunkConfig
     steps: Positive
     branch_step: Annotated[int, msgspec.Meta(ge=0)]
-    role: Literal["fit", "holdout"] = "fit"
+    role: Literal["fit", "holdout", "tune"] = "fit"
 
     @property
     def tokens(self) -> int:
@@ -267,107 +311,3 @@ def format_quantity(value: float) -> str:
         if value >= 0.9995 * scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
-
-
-# ---------------------------------------------------------------- parsing
-
-
-def load_sweep(path: str | Path) -> Sweep:
-    """Read and check a sweep file.
-
-    Raises
-    ------
-    UserError
-        One line: the file, the key, what is allowed, what to do.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such sweep file; `ls sweeps/` shows those that ship with the project")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a sweep is a TOML text file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}; see docs/sweeps.md for an annotated example") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; see docs/sweeps.md for an annotated example") from None
-    try:
-        sweep = msgspec.convert(data, Sweep)
-        _check_sweep(sweep)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {_explain(str(error))}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    return sweep
-
-
-def _check_sweep(sweep: Sweep) -> None:
-    """Cross-field rules that types cannot say."""
-    for where, values in (("model.d_model", sweep.model.d_model), ("data.tokens", sweep.data.tokens)):
-        _check_axis(where, values)
-    if sweep.holdout:
-        _check_axis("holdout.d_model", sweep.holdout.d_model)
-        _check_axis("holdout.tokens", sweep.holdout.tokens)
-    check_text_axes(sweep)
-    training, context = sweep.training, sweep.model.sequence_length
-    parse_quantity(training.learning_rate_decay_from)
-    if training.batch_tokens % context:
-        raise UserError(
-            f"training.batch_tokens = {training.batch_tokens} is not a multiple of model.sequence_length = {context}; "
-            f"write a multiple such as {4 * context}"
-        )
-
-
-def check_text_axes(sweep: Sweep) -> None:
-    """Refuse axes of the text that are empty, name a value twice, or hold weights that do not sum to one."""
-    for where, names in (("corpus", sweep.corpus), ("tokenizer", sweep.tokenizer)):
-        if isinstance(names, list) and (not names or len(set(names)) < len(names)):
-            raise UserError(f"{where} = {names} is empty or names a value twice; give each name once")
-    if sweep.data.tokens_unique is not None:
-        _check_axis("data.tokens_unique", [value for value in sweep.data.tokens_unique if value != "all"] or ["1"])
-    try:
-        codecs.lookup(sweep.text.encoding)
-    except LookupError:
-        raise UserError(f"text.encoding = {sweep.text.encoding!r} is not known; use a name such as utf-8, latin-1, gb18030") from None
-    for number, weights in enumerate(sweep.data.mixture or []):
-        total = sum(weights.values())
-        if abs(total - 1) > 1e-6:
-            raise UserError(f"data.mixture[{number}] = {weights} sums to {total:.6g}; the weights of a mixture sum to 1")
-
-
-def _check_axis(where: str, values: list[Any]) -> None:
-    if not values:
-        raise UserError(f"{where} is empty, so the grid has no runs; give at least one value")
-    try:
-        numbers = [parse_quantity(value) for value in values]
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"{where} names a value twice: {values}; keep each value once (repeats are training.seeds)")
-
-
-_KEYS: dict[str, type[Struct]] = {
-    "$": Sweep,
-    "$.model": ModelGrid,
-    "$.text": TextOptions,
-    "$.data": DataGrid,
-    "$.training": Training,
-    "$.evaluation": Evaluation,
-    "$.holdout": Holdout,
-    "$.fit": FitOptions,
-    "$.records": Records,
-}
-
-
-def _explain(message: str) -> str:
-    """Msgspec's message with the key named as in TOML, and the keys that are allowed there."""
-    text, _, at = message.partition(" - at `")
-    where = at.rstrip("`") or "$"
-    name = where.removeprefix("$").lstrip(".") or "top level"
-    if "unknown field" in text and where in _KEYS:
-        key = text.split("`")[1]
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[where]))
-        return f"unknown key `{key}` in {name}; allowed: {allowed}"
-    if "missing required field" in text:
-        return f"{text.replace('Object missing', 'missing').replace('field', 'key')} in {name}; see docs/sweeps.md"
-    return f"{name}: {text}; see docs/sweeps.md"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scaling import synthetic, token_store
-from scaling.config import TextOptions, UserError, canonical_hash
+from scaling.config import Split, TextOptions, UserError, canonical_hash
 from scaling.encoding import encode
 from scaling.places import cache_folder
 from scaling.prepare import Notify, clean, silent
@@ -63,7 +63,7 @@ class Corpus:
         """How many training windows of `length` tokens there are."""
         return (len(self.train) - 1) // length
 
-    def _starts(self, count: int, *, length: int, split: str, domain: str | None) -> np.ndarray:
+    def _starts(self, count: int, *, length: int, split: Split, domain: str | None) -> np.ndarray:
         text = self.heldout if split == "heldout" else self.tune
         first, stop = (0, len(text)) if domain is None else self.domains[domain].get(split, (0, 0))
         available = (stop - first - 1) // length
@@ -76,7 +76,7 @@ class Corpus:
         return first + (np.arange(count) * available // count) * length
 
     def evaluation_windows(
-        self, count: int, *, length: int, split: str = "heldout", domain: str | None = None
+        self, count: int, *, length: int, split: Split = "heldout", domain: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """`count` evenly spread windows (count, length + 1) of a split, disjoint, and the document in which each starts.
 
@@ -89,7 +89,7 @@ class Corpus:
         text, first = (self.heldout, self.heldout_document) if split == "heldout" else (self.tune, self.tune_document)
         return text[starts[:, None] + np.arange(length + 1)[None, :]], np.searchsorted(first, starts, side="right") - 1
 
-    def bytes_per_token(self, count: int, *, length: int, split: str = "heldout", domain: str | None = None) -> float:
+    def bytes_per_token(self, count: int, *, length: int, split: Split = "heldout", domain: str | None = None) -> float:
         """Bytes of text per predicted token of the same windows."""
         sizes = self.heldout_bytes if split == "heldout" else self.tune_bytes
         if sizes is None:
@@ -97,7 +97,7 @@ class Corpus:
         starts = self._starts(count, length=length, split=split, domain=domain)
         return float(sizes[starts[:, None] + np.arange(1, length + 1)[None, :]].mean())
 
-    def domain_windows(self, windows: int, *, length: int, split: str = "heldout") -> dict[str, int]:
+    def domain_windows(self, windows: int, *, length: int, split: Split = "heldout") -> dict[str, int]:
         """How many windows of each domain are evaluated: a quarter of the overall number, or as many as there are; none below 4."""
         counts = {}
         for domain, ranges in self.domains.items():

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling import fast
-from scaling.config import ModelConfig
+from scaling.architectures import architecture_of
+from scaling.config import ModelConfig, Split
 from scaling.corpus import Corpus
-from scaling.model import initial_parameters
 from scaling.tokenizer import token_dtype
 
 EVALUATION_BATCH = 8
@@ -24,29 +23,29 @@ def window_losses(model: ModelConfig, parameters: dict, windows: np.ndarray) -> 
     padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), token_dtype(model.vocab_size))
     padded[:count] = windows
     batches = padded.reshape(-1, 1, EVALUATION_BATCH, length + 1)
-    losses = [fast.window_losses(model, parameters, batch) for batch in batches]
+    losses = [architecture_of(model).window_losses(model, parameters, batch) for batch in batches]
     return np.concatenate([np.asarray(loss)[0] for loss in losses])[:count].astype(np.float64)
 
 
-def held_out_losses(model: ModelConfig, parameters: dict, corpus: Corpus, *, windows: int) -> dict[str, Any]:
-    """Loss on the held-out windows, nats per token, with its standard error clustered by document, and in bits per byte of text.
+def held_out_losses(model: ModelConfig, parameters: dict, corpus: Corpus, *, windows: int, split: Split = "heldout") -> dict[str, Any]:
+    """Loss on the windows of a split, nats per token, with its standard error clustered by document, and in bits per byte of text.
 
     `domains` holds the same for every domain of the corpus, if it has any.
     """
     length = model.sequence_length
 
     def loss_of(count: int, domain: str | None) -> dict[str, float]:
-        tokens, documents = corpus.evaluation_windows(count, length=length, domain=domain)
+        tokens, documents = corpus.evaluation_windows(count, length=length, split=split, domain=domain)
         losses = window_losses(model, parameters, tokens)
         bits = losses.mean() / math.log(2)
         return {
             "loss": float(losses.mean()),
             "loss_se": clustered_standard_error(losses, documents),
-            "bits_per_byte": float(bits / corpus.bytes_per_token(count, length=length, domain=domain)),
+            "bits_per_byte": float(bits / corpus.bytes_per_token(count, length=length, split=split, domain=domain)),
         }
 
     result: dict[str, Any] = loss_of(windows, None)
-    if counts := corpus.domain_windows(windows, length=length):
+    if counts := corpus.domain_windows(windows, length=length, split=split):
         result["domains"] = {domain: loss_of(count, domain) for domain, count in counts.items()}
     return result
 
@@ -54,7 +53,7 @@ def held_out_losses(model: ModelConfig, parameters: dict, corpus: Corpus, *, win
 @lru_cache(maxsize=4)
 def compile_evaluation(model: ModelConfig) -> None:
     """Compile the held-out loss of a shape by evaluating one batch of nothing, or fetch it from the shared cache."""
-    shapes = jax.eval_shape(lambda: initial_parameters(model, 0))
+    shapes = jax.eval_shape(lambda: architecture_of(model).initial_parameters(model, 0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), token_dtype(model.vocab_size)))
 

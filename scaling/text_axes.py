@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from scaling.config import DataConfig, Sweep, parse_quantity
+from scaling.config import DataConfig, Split, Sweep, UserError, parse_quantity
 from scaling.tokenizer import vocab_size
 
 Mixture = tuple[tuple[str, float], ...]
@@ -25,7 +25,7 @@ class TextChoice:
     tokens_unique: int | None
     is_largest: bool
 
-    def data(self, *, batch_tokens: int, evaluation_windows: int, seed_data: int) -> DataConfig:
+    def data(self, *, batch_tokens: int, evaluation_windows: int, seed_data: int, evaluation_split: Split) -> DataConfig:
         """The data of a trunk."""
         return DataConfig(
             corpus=self.corpus,
@@ -34,6 +34,7 @@ class TextChoice:
             batch_tokens=batch_tokens,
             evaluation_windows=evaluation_windows,
             seed_data=seed_data,
+            evaluation_split=evaluation_split,
             tokens_unique=msgspec.UNSET if self.tokens_unique is None else self.tokens_unique,
             mixture=msgspec.UNSET if self.mixture is None else self.mixture,
         )
@@ -78,6 +79,23 @@ def text_choices(sweep: Sweep, hashes: Hashes) -> list[TextChoice]:
         for mixture in mixtures
         for limit in limits
     ]
+
+
+def only_text(sweep: Sweep, hashes: Hashes, *, what: str) -> TextChoice:
+    """The one text of a sweep, for what makes sense on one text only.
+
+    Raises
+    ------
+    UserError
+        When the sweep has several corpora, tokenizers, mixtures or amounts of different tokens.
+    """
+    choices = text_choices(sweep, hashes)
+    if len(choices) > 1:
+        raise UserError(
+            f"{what} needs a sweep of one text; corpus, tokenizer, data.mixture and data.tokens_unique give {len(choices)} here: "
+            "give each one value"
+        )
+    return choices[0]
 
 
 def group_of(sweep: Sweep, data: DataConfig) -> str:

@@ -6,9 +6,10 @@ import pytest
 
 from scaling import mixture
 from scaling.cli.main import main
-from scaling.config import DataConfig, UserError, load_sweep
+from scaling.config import DataConfig, UserError
 from scaling.corpus import data_order, prepare
 from scaling.plan import group_trunks, resolve
+from scaling.sweep_file import load_sweep
 from scaling.text_axes import group_of
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from scaling import claim as claims
-from scaling.config import load_sweep
 from scaling.corpus import prepare
 from scaling.plan import Trunk, group_trunks, resolve
 from scaling.record import Folder, read_result
+from scaling.sweep_file import load_sweep
 from scaling.train import Trainer
 
 ROOT = Path(__file__).parent.parent

@@ -3,12 +3,12 @@
 import sys
 from typing import Any
 
-from scaling.config import RunConfig, Sweep
+from scaling.config import RunConfig, Split, Sweep
 from scaling.corpus import Corpus, prepare
 from scaling.mixture import check_enough
 from scaling.sources import check_corpus, is_synthetic
 from scaling.synthetic import SOURCES
-from scaling.text_axes import corpora, tokenizers
+from scaling.text_axes import corpora, only_text, tokenizers
 from scaling.tokenizer import vocab_size
 
 
@@ -18,11 +18,13 @@ def tell(text: str) -> None:
 
 
 def check_texts(sweep: Sweep) -> None:
-    """Raise UserError for names of corpora and tokenizers that mean nothing, before any text is read."""
+    """Raise UserError for names of corpora and tokenizers that mean nothing, or too many of them for [tune], before any text is read."""
     for name in corpora(sweep):
         check_corpus(name)
     for name in tokenizers(sweep):
         vocab_size(name)
+    if sweep.tune:
+        only_text(sweep, "unknown", what="[tune]")
 
 
 def prepare_texts(sweep: Sweep, runs: list[RunConfig]) -> tuple[dict[tuple[str, str], str], dict[str, dict[str, Any]]]:
@@ -38,20 +40,22 @@ def prepare_texts(sweep: Sweep, runs: list[RunConfig]) -> tuple[dict[tuple[str, 
     hashes: dict[tuple[str, str], str] = {}
     facts: dict[str, dict[str, Any]] = {}
     length, windows = sweep.model.sequence_length, sweep.evaluation.windows
+    splits: set[Split] = {sweep.evaluation.split, *(("tune",) if sweep.tune else ())}
     for name in corpora(sweep):
         for tokenizer in tokenizers(sweep):
             corpus = prepare(name, tokenizer=tokenizer, options=sweep.text, notify=tell)
-            corpus.evaluation_windows(windows, length=length)
+            for split in splits:
+                corpus.evaluation_windows(windows, length=length, split=split)
             for data in {run.trunk.data for run in runs if (run.trunk.data.corpus, run.trunk.data.tokenizer) == (name, tokenizer)}:
                 check_enough(corpus, data, length=length)
             hashes[name, tokenizer] = corpus.content_hash
-            facts[corpus.content_hash] = _facts(corpus, name, tokenizer, windows=windows, length=length)
+            facts[corpus.content_hash] = _facts(corpus, name, tokenizer, windows=windows, length=length, split=sweep.evaluation.split)
     return hashes, facts
 
 
-def _facts(corpus: Corpus, name: str, tokenizer: str, *, windows: int, length: int) -> dict[str, Any]:
+def _facts(corpus: Corpus, name: str, tokenizer: str, *, windows: int, length: int, split: Split) -> dict[str, Any]:
     facts = {**corpus.facts, "corpus": name, "tokenizer": tokenizer, "train_tokens": len(corpus.train)}
-    facts["bytes_per_token"] = corpus.bytes_per_token(windows, length=length)
+    facts["bytes_per_token"] = corpus.bytes_per_token(windows, length=length, split=split)
     if corpus.domains:
         sizes = {domain: ranges.get("train", (0, 0)) for domain, ranges in corpus.domains.items()}
         facts["domain_tokens"] = {domain: stop - first for domain, (first, stop) in sizes.items()}
