@@ -24,7 +24,9 @@ GROUP_COLUMNS = (
 
 
 def groups_of(folder: str | Path) -> list[str]:
-    """Groups in a results folder's runs.csv, in order of appearance; none when its runs are of one text."""
+    """Groups in a results folder's runs.csv, in order of appearance; none when its runs are of one text, or it is no results folder."""
+    if not (Path(folder) / "runs.csv").is_file():
+        return []
     table = _read(folder)
     return [str(name) for name in dict.fromkeys(table["group"]) if name] if "group" in table else []
 
@@ -33,8 +35,8 @@ def _read(folder: str | Path) -> Frame:
     return pd.read_csv(Path(folder) / "runs.csv", dtype=str, keep_default_na=False)
 
 
-def analyse_groups(folder: str | Path, *, laws: Sequence[str], **settings: Any) -> Frame:
-    """Fit the laws to each group apart; write groups.csv, and every group's tables to groups/NAME/.
+def analyse_groups(folder: str | Path, *, out: str | Path | None = None, laws: Sequence[str], **settings: Any) -> Frame:
+    """Fit the laws to each group apart; write groups.csv, and every group's tables to groups/NAME/, into the folder or `out`.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def analyse_groups(folder: str | Path, *, laws: Sequence[str], **settings: Any) 
     DataFrame
         One row a group and law, with the columns `GROUP_COLUMNS` (docs/tables.md).
     """
-    root, table = Path(folder), _read(folder)
+    root, table = Path(out or folder), _read(folder)
     rows: list[dict[str, Any]] = []
     for group in groups_of(folder):
         part = table[table["group"] == group]

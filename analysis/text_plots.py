@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,13 @@ from matplotlib.colors import LogNorm
 
 from analysis.frames import Frame
 from analysis.plot_style import INK, SMALL, axis_labels, end_labels, log_axis, loss_axis, new_figure, sequential, si, title
-from analysis.plotting import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from analysis.fitting import Fit
+    from analysis.tables import Analysis
 
 
 def draw_groups(found: Frame, ax: Axes) -> Axes:
@@ -123,49 +123,49 @@ def draw_repetition(frame: Frame, ax: Axes, *, fit: Fit | None = None) -> Axes:
     return ax
 
 
-def plot_texts(folder: str | Path, *, groups: Frame | None = None, repetition: tuple[Frame, Fit | None] | None = None) -> list[Path]:
-    """Draw what the tables of a sweep over text allow: plots/groups.png, domains.png, repetition.png.
+def group_figures(groups: Frame, folder: str | Path) -> Iterator[tuple[str, Figure]]:
+    """Plots of a sweep over several texts: groups.csv, and the loss of every text on every domain.
 
     Parameters
     ----------
-    folder : path
-        A results folder.
-    groups : DataFrame, optional
+    groups : DataFrame
         As groups.csv.
-    repetition : (DataFrame, Fit or None), optional
-        Runs with tokens_unique_limit, and a law in U.
+    folder : path
+        The results folder, for its domains.csv.
     """
-    root, drawn = Path(folder), dict[str, "Figure"]()
-    if groups is not None and groups["E"].notna().any():
+    if groups["E"].notna().any():
         frame = groups[groups["E"].notna()].drop_duplicates("group")
         note = "Each group has a law of its own, in N and D; bits per byte are comparable between tokenizers."
         figure, (ax,) = new_figure(height=1.0 + 0.3 * len(frame), right=0.97, caption=note)
         figure.subplots_adjust(left=0.27)
         draw_groups(frame, ax)
-        drawn["groups"] = figure
-    if (path := root / "domains.csv").is_file():
-        runs = pd.read_csv(root / "runs.csv")
-        table = pd.read_csv(path).merge(runs[["run_id", "tokens"]], on="run_id")
-        table["group"] = table["group"].fillna("all")
-        table = table[table["tokens"] == table["tokens"].max()]
-        cells = table.groupby(["group", "domain"], sort=False, as_index=False)[["share", "bits_per_byte"]].mean()
-        note = f"Bits per byte of held-out text after {si(float(table['tokens'].max()))} tokens, mean over seeds."
-        figure, (ax,) = new_figure(height=0.8 + 0.34 * cells["group"].nunique(), right=0.97, caption=note)
-        figure.subplots_adjust(left=0.33)
-        title(draw_domains(cells, ax), "Loss on every domain")
-        drawn["domains"] = figure
-    if repetition is not None:
-        frame, fit = repetition
-        note = "Dots: runs of the largest model. Dashed: the law fitted to all sizes." if fit is not None else ""
-        figure, (ax,) = new_figure(caption=note)
-        title(draw_repetition(frame[frame["N"] == frame["N"].max()], ax, fit=fit), "Training on fewer and fewer different tokens")
-        drawn["repetition"] = figure
-    (root / "plots").mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, figure in drawn.items():
-        path = root / "plots" / f"{name}.png"
-        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        save_figure(figure, temporary, "png")
-        os.replace(temporary, path)
-        written.append(path)
-    return written
+        yield "groups", figure
+    yield from _domains(Path(folder))
+
+
+def text_figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    """Plots of what a sweep over one text says of text: losses by domain, and what repetition costs; none where nothing of it varies."""
+    if analysis.runs.folder is not None:
+        yield from _domains(analysis.runs.folder)
+    frame = analysis.runs.frame
+    if "tokens_unique_limit" not in frame or frame["tokens_unique_limit"].dtype != float:  # a column without a number stays text
+        return
+    fit = next((fit for fit in analysis.fits if "U" in fit.law.variables), None)
+    note = "Dots: runs of the largest model. Dashed: the law fitted to all sizes." if fit is not None else ""
+    figure, (ax,) = new_figure(caption=note)
+    title(draw_repetition(frame[frame["N"] == frame["N"].max()], ax, fit=fit), "Training on fewer and fewer different tokens")
+    yield "repetition", figure
+
+
+def _domains(folder: Path) -> Iterator[tuple[str, Figure]]:
+    if not (path := folder / "domains.csv").is_file():
+        return
+    table = pd.read_csv(path).merge(pd.read_csv(folder / "runs.csv")[["run_id", "tokens"]], on="run_id")
+    table["group"] = table["group"].fillna("all")
+    table = table[table["tokens"] == table["tokens"].max()]
+    cells = table.groupby(["group", "domain"], sort=False, as_index=False)[["share", "bits_per_byte"]].mean()
+    note = f"Bits per byte of held-out text after {si(float(table['tokens'].max()))} tokens, mean over sizes and seeds."
+    figure, (ax,) = new_figure(height=0.8 + 0.34 * cells["group"].nunique(), right=0.97, caption=note)
+    figure.subplots_adjust(left=0.33)
+    title(draw_domains(cells, ax), "Loss on every domain")
+    yield "domains", figure

@@ -115,7 +115,7 @@ def test_two_steps_of_every_shipped_sweep(name, tmp_path, two_texts):
     fetched = not (isinstance(sweep.corpus, list) and sweep.corpus[0].startswith("synthetic")) and sweep.corpus != "python-stdlib"
     runs = resolve(sweep, corpus_hash="0")
     smallest = [found for found in runs if found.trunk.model.d_model == runs[0].trunk.model.d_model]
-    for run_config in (smallest[0], smallest[-1]):
+    for place, run_config in (("first", smallest[0]), ("last", smallest[-1])):
         data = run_config.trunk.data
         stand_in = f"{two_texts / 'low'} + {two_texts / 'high'}" if fetched else data.corpus
         corpus = hashes.setdefault((stand_in, data.tokenizer), prepare(stand_in, tokenizer=data.tokenizer))
@@ -130,7 +130,7 @@ def test_two_steps_of_every_shipped_sweep(name, tmp_path, two_texts):
         trunk_config = msgspec.structs.replace(run_config.trunk, data=data)
         short = msgspec.structs.replace(run_config, trunk=trunk_config, steps=2, branch_step=1)
         trunk = Trunk(trunk_id=short.trunk_id, config=trunk_config, runs=(short,), role="fit")
-        folder = Folder(tmp_path)
+        folder = Folder(tmp_path / place)
         claim = claims.take(folder, trunk.trunk_id)
         assert claim is not None
         Trainer(folder, trunk, claim, corpus).train()

@@ -2,15 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scaling.accounting import count_parameters, training_flops_per_token
 from scaling.config import FitOptions, RunConfig
 from scaling.record import Resolved, folder_lock
 from scaling.tables import write_tables
-
-if TYPE_CHECKING:
-    from analysis.tables import Analysis
 
 
 def forecast_holdouts(root: Path, resolved: Resolved) -> None:
@@ -110,14 +106,12 @@ def analyse_and_report(root: Path, resolved: Resolved, *, program: str) -> str:
     from analysis.report import write_report
     from analysis.report_text import summary
     from analysis.tables import analyse
-    from analysis.text_plots import plot_texts
 
     if groups_of(root):
         return _analyse_texts(root, resolved, program=program)
     with folder_lock(root, "tables"):
         result = analyse(root, **fit_settings(resolved.sweep.fit))
         plots = plot_all(result, root)
-        plots += plot_texts(root, repetition=_repetition(result))
         report = write_report(result, root, plots)
     places = [
         ("report", report),
@@ -133,19 +127,12 @@ def analyse_and_report(root: Path, resolved: Resolved, *, program: str) -> str:
 def _analyse_texts(root: Path, resolved: Resolved, *, program: str) -> str:
     """A law for each text of a sweep over several, and the comparison; their losses are of different things, so no law is common."""
     from analysis.groups import analyse_groups, group_summary
-    from analysis.text_plots import plot_texts
+    from analysis.plotting import write_figures
+    from analysis.text_plots import group_figures
 
     with folder_lock(root, "tables"):
         found = analyse_groups(root, **fit_settings(resolved.sweep.fit))
-        plot_texts(root, groups=found)
+        write_figures(group_figures(found, root), root)
     lines = [group_summary(found), "", f"groups  {root / 'groups.csv'}", f"plots   {root / 'plots'}", f"each    {root / 'groups'}/NAME/"]
     lines.append(f"next    {program} report {root / 'groups'}/NAME   (plots and page of one text)")
     return "\n".join(lines)
-
-
-def _repetition(result: "Analysis"):
-    """Runs with a limit of unique tokens, and the law that knows it; None when there are none."""
-    runs = result.runs.frame
-    if "tokens_unique_limit" not in runs or runs["tokens_unique_limit"].dtype != float:  # a column without a number stays text
-        return None
-    return runs, next((fit for fit in result.fits if "U" in fit.law.variables), None)

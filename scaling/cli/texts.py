@@ -18,13 +18,14 @@ def tell(text: str) -> None:
 
 
 def check_texts(sweep: Sweep) -> None:
-    """Raise UserError for names of corpora and tokenizers that mean nothing, or too many of them for [tune], before any text is read."""
+    """Raise UserError for names that mean nothing, or too many texts for [tune] or [holdout], before any text is read."""
     for name in corpora(sweep):
         check_corpus(name)
     for name in tokenizers(sweep):
         vocab_size(name)
-    if sweep.tune:
-        only_text(sweep, "unknown", what="[tune]")
+    for what, part in (("[tune]", sweep.tune), ("[holdout]", sweep.holdout)):
+        if part is not None:
+            only_text(sweep, "unknown", what=what)
 
 
 def prepare_texts(sweep: Sweep, runs: list[RunConfig]) -> tuple[dict[tuple[str, str], str], dict[str, dict[str, Any]]]:
