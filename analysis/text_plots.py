@@ -36,23 +36,22 @@ def draw_groups(found: Frame, ax: Axes) -> Axes:
     dark, light = sequential([1.0, 10.0])
     known = frame["status"].eq("converged").to_numpy()
     ax.hlines(places[known], (frame["E_low"] * scale)[known], (frame["E_high"] * scale)[known], color=dark, linewidth=2.2)
-    ax.plot(frame["E_bits_per_byte"][known], places[known], "o", color=dark, markersize=6, label="E, irreducible loss, with 95 % interval")
+    ax.plot(frame["E_bits_per_byte"][known], places[known], "o", color=dark, markersize=6)
     if not known.all():
         hollow = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markersize": 6, "clip_on": False}
-        ax.plot(frame["E_bits_per_byte"][~known], places[~known], color=dark, label="E at its bound: these runs do not tell it", **hollow)
-    ax.plot(frame["lowest_bits_per_byte"], places, "D", color=light, markersize=6, label="lowest loss of a run")
+        ax.plot(frame["E_bits_per_byte"][~known], places[~known], color=dark, **hollow)
+    ax.plot(frame["lowest_bits_per_byte"], places, "D", color=light, markersize=6)
     if frame["entropy"].notna().any():
-        ax.plot(frame["entropy"] * scale, places, "x", color=INK, markersize=8, label="true entropy")
+        ax.plot(frame["entropy"] * scale, places, "x", color=INK, markersize=8)
     ax.set_yticks(places, [_short(str(name)) for name in frame["group"]], fontsize=SMALL)
     ax.set_xlim(left=0)
     ax.set_ylim(-0.6, len(frame) - 0.4)
-    ax.legend(fontsize=SMALL - 1, loc="lower center", bbox_to_anchor=(0.38, 1.0), ncols=2, frameon=False)
     axis_labels(ax, "bits per byte", "")
     return ax
 
 
 def draw_domains(table: Frame, ax: Axes) -> Axes:
-    """Draw the held-out loss of every mixture (rows) on every domain (columns); framed where the domain was trained on.
+    """Draw the held-out loss of every mixture (rows) on every domain (columns); framed where the domain was trained on, if not all were.
 
     Parameters
     ----------
@@ -65,9 +64,10 @@ def draw_domains(table: Frame, ax: Axes) -> Axes:
     values = table.pivot_table(index="group", columns="domain", values="bits_per_byte").loc[groups, domains].to_numpy()
     shares = table.pivot_table(index="group", columns="domain", values="share").loc[groups, domains].to_numpy()
     ax.imshow(values, aspect="auto", cmap="viridis_r", norm=LogNorm(np.nanmin(values), np.nanmax(values)))
+    some_unseen = bool((shares == 0).any())
     middle = np.sqrt(np.nanmin(values) * np.nanmax(values))
     for i, j in np.ndindex(*values.shape):
-        seen = shares[i, j] > 0
+        seen = some_unseen and shares[i, j] > 0
         color = "white" if values[i, j] > middle else INK
         ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=SMALL, color=color, fontweight="bold" if seen else "normal")
         if seen:
@@ -75,7 +75,7 @@ def draw_domains(table: Frame, ax: Axes) -> Axes:
     ax.set_xticks(range(len(domains)), domains, fontsize=SMALL - 1)
     ax.set_yticks(range(len(groups)), [_short(name) for name in groups], fontsize=SMALL - 1)
     ax.grid(False)
-    axis_labels(ax, "held-out domain (framed: trained on)", "")
+    axis_labels(ax, "held-out domain (framed: trained on)" if some_unseen else "held-out domain", "")
     return ax
 
 
@@ -110,7 +110,7 @@ def draw_repetition(frame: Frame, ax: Axes, *, fit: Fit | None = None) -> Axes:
         line = frame[frame["tokens_unique_limit"] == level] if limited else free
         before = free[free["tokens"] <= level] if limited else free.iloc[:0]  # what repeats nothing is the run of all tokens
         line = pd.concat([before.tail(1), line]).groupby("tokens", as_index=False).mean(numeric_only=True)
-        ax.plot(line["tokens"], line["loss"], "o-" if fit is None else "o", color=color, markersize=5)
+        ax.plot(line["tokens"], line["loss"], "o-", color=color, markersize=5, linewidth=1.6 if fit is None else 0.7)
         if fit is not None:
             d = np.geomspace(line["tokens"].min(), line["tokens"].max(), 60)
             u = np.minimum(d, level if limited else np.inf)
@@ -135,10 +135,11 @@ def group_figures(groups: Frame, folder: str | Path) -> Iterator[tuple[str, Figu
     """
     if groups["E"].notna().any():
         frame = groups[groups["E"].notna()].drop_duplicates("group")
-        note = "Each group has a law of its own, in N and D; bits per byte are comparable between tokenizers."
+        note = "● E of a law of the text's own, in N and D, with its 95 % interval; ○ at its bound: these runs do not tell E;"
+        note += " ◆ lowest loss of a run" + ("; × true entropy." if frame["entropy"].notna().any() else ".")
         figure, (ax,) = new_figure(height=1.0 + 0.3 * len(frame), right=0.97, caption=note)
         figure.subplots_adjust(left=0.27)
-        draw_groups(frame, ax)
+        title(draw_groups(frame, ax), "Irreducible loss E of each text")
         yield "groups", figure
     yield from _domains(Path(folder))
 
@@ -151,7 +152,7 @@ def text_figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     if "tokens_unique_limit" not in frame or frame["tokens_unique_limit"].dtype != float:  # a column without a number stays text
         return
     fit = next((fit for fit in analysis.fits if "U" in fit.law.variables), None)
-    note = "Dots: runs of the largest model. Dashed: the law fitted to all sizes." if fit is not None else ""
+    note = f"Dots: runs of the largest model. Dashed: the law {fit.law.name} fitted to all sizes." if fit is not None else ""
     figure, (ax,) = new_figure(caption=note)
     title(draw_repetition(frame[frame["N"] == frame["N"].max()], ax, fit=fit), "Training on fewer and fewer different tokens")
     yield "repetition", figure
