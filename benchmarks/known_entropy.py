@@ -72,7 +72,7 @@ def main() -> int:
     if runs.empty:
         sys.exit(f"{path}: no finished run of a source whose entropy is known; run sweeps/known_entropy.toml")
     rows = []
-    for (group, seed), part in runs.groupby(["group", "seed_data"], sort=False):
+    for (group, seed), part in runs.groupby(["group", "seed_init"], sort=False):
         rows.append({"group": group, "seed": seed, **one_seed(part, law=arguments.law, draws=arguments.draws)})
         print(f"{group} seed {seed}: {rows[-1]['status']}", file=sys.stderr, flush=True)
     table = pd.DataFrame(rows)
