@@ -208,7 +208,8 @@ def _read_lines(file: Path, packed: str, options: TextOptions) -> Iterator[Found
 def _record(record: Any, where: str, options: TextOptions) -> Document:
     text = record.get(options.field) if isinstance(record, dict) else None
     if not isinstance(text, str):
-        found = ", ".join(list(record)[:12]) if isinstance(record, dict) else type(record).__name__
+        fields = list(record.items())[:12] if isinstance(record, dict) else [("no object but", record)]
+        found = ", ".join(f"{name} {type(value).__name__}" for name, value in fields)
         raise UserError(f"{where}: no text in field `{options.field}` (found: {found}); set text.field to the one that holds it")
     domain = record.get("domain", "")
     return Document(text.encode("utf-8", "replace"), domain if isinstance(domain, str) else "", where)

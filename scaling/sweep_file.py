@@ -96,7 +96,11 @@ def _check_text_axes(sweep: Sweep) -> None:
         if isinstance(names, list) and (not names or len(set(names)) < len(names)):
             raise UserError(f"{where} = {names} is empty or names a value twice; give each name once")
     if sweep.data.tokens_unique is not None:
-        _check_axis("data.tokens_unique", [value for value in sweep.data.tokens_unique if value != "all"] or ["1"])
+        limits = [value for value in sweep.data.tokens_unique if value != "all"]
+        if limits or not sweep.data.tokens_unique:
+            _check_axis("data.tokens_unique", limits)
+    if sweep.data.mixture == []:
+        raise UserError("data.mixture is empty, so the grid has no runs; give at least one mixture, or leave the key out")
     try:
         codecs.lookup(sweep.text.encoding)
     except LookupError:

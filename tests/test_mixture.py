@@ -147,6 +147,8 @@ BAD = {
     "negative": ("mixture = [{one = 1.5, two = -0.5}]", "data.mixture[0]"),
     "not a domain": ("mixture = [{one = 1.0}]", "`one` is no domain of corpus"),
     "too many": ('tokens_unique = ["9M"]', "data.tokens_unique = 9,000,000 needs"),
+    "no amounts": ("tokens_unique = []", "data.tokens_unique is empty"),
+    "no mixtures": ("mixture = []", "data.mixture is empty"),
     "twice": ('tokens_unique = ["4k", 4000]', "names a value twice"),
 }
 

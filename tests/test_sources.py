@@ -95,7 +95,7 @@ BAD = {
     "binary": (b"\x7fELF\x00\x00", {}, "a binary file (NUL byte 4)"),
     "damaged gzip": (b"\x1f\x8b\x08\x00garbage", {"name": "a.txt.gz"}, "damaged compressed file"),
     "not JSON": (b'{"text": "x"}\nplain\n', {"name": "a.jsonl"}, "a.jsonl:2: not JSON"),
-    "no text field": (b'{"body": "x"}\n', {"name": "a.jsonl"}, "no text in field `text` (found: body)"),
+    "no text field": (b'{"body": "x"}\n', {"name": "a.jsonl"}, "no text in field `text` (found: body str)"),
     "not Parquet": (b"PAR0", {"name": "a.parquet"}, "cannot be read as Parquet"),
     "empty": (b"", {}, "0 documents give no text"),
 }
