@@ -7,6 +7,7 @@ from pathlib import Path
 
 from synthetic import write_results
 
+from analysis.groups import GROUP_COLUMNS
 from analysis.tables import analyse
 from scaling.tables import CURVE_COLUMNS, DOMAIN_COLUMNS, RUN_COLUMNS
 
@@ -26,7 +27,12 @@ def documented() -> dict[str, list[str]]:
 def test_every_column_is_documented_once(tmp_path: Path) -> None:
     analysis = analyse(write_results(tmp_path / "results"), bootstrap=50)
     expected = {name: sorted(table.columns) for name, table in analysis.tables.items()}
-    expected |= {"runs": sorted(RUN_COLUMNS), "curves": sorted(CURVE_COLUMNS), "domains": sorted(DOMAIN_COLUMNS)}
+    expected |= {
+        "runs": sorted(RUN_COLUMNS),
+        "curves": sorted(CURVE_COLUMNS),
+        "domains": sorted(DOMAIN_COLUMNS),
+        "groups": sorted(GROUP_COLUMNS),
+    }
     assert {name: sorted(columns) for name, columns in documented().items()} == expected
 
 
