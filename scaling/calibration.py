@@ -40,6 +40,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     Attributes
     ----------
+    flops : of one training step; kept, since a registered model's cannot be counted where it is not registered
     step : one training step
     window : held-out loss of one window
     cold, warm : compiling its programs; fetching them from the compilation cache (None: not seen yet)
@@ -47,6 +48,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     model: ModelConfig
     batch_tokens: Positive
+    flops: Annotated[float, msgspec.Meta(gt=0)]
     step: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
     window: Seconds
     cold: Seconds | None = None
@@ -55,11 +57,6 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def is_of(self, config: TrunkConfig) -> bool:
         """Whether a trunk has this shape."""
         return (self.model, self.batch_tokens) == (config.model, config.data.batch_tokens)
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of one training step."""
-        return float(self.batch_tokens * training_flops_per_token(self.model))
 
 
 class Costs(NamedTuple):
@@ -90,7 +87,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def predict(self, config: TrunkConfig) -> Costs:
         """Seconds of any shape: between those measured in proportion to the FLOPs of a step; typical ones where none is of its kind."""
-        flops = _flops(config)
+        flops = step_flops(config)
         family = sorted((s for s in self.shapes if _family(s.model, s.batch_tokens) == _family_of(config)), key=lambda s: s.flops)
         nearest_first = sorted(family, key=lambda s: abs(s.flops - flops))
         cold = next((s.cold for s in nearest_first if s.cold is not None), _TYPICAL_COLD)
@@ -116,28 +113,29 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return msgspec.structs.replace(self, shapes=tuple(sorted(known.values(), key=lambda s: s.flops)))
 
 
-def _flops(config: TrunkConfig) -> float:
+def step_flops(config: TrunkConfig) -> float:
+    """FLOPs of one training step."""
     return float(config.data.batch_tokens * training_flops_per_token(config.model))
 
 
-def _family(model: ModelConfig, batch_tokens: int) -> tuple[int, ...]:
+def _family(model: ModelConfig, batch_tokens: int) -> tuple:
     """Shapes between which seconds can be interpolated."""
-    return batch_tokens, model.sequence_length, model.n_layers, model.vocab_size
+    return batch_tokens, model.sequence_length, model.n_layers, model.vocab_size, model.kind, model.options
 
 
-def _family_of(config: TrunkConfig) -> tuple[int, ...]:
+def _family_of(config: TrunkConfig) -> tuple:
     return _family(config.model, config.data.batch_tokens)
 
 
 def unmeasured(calibration: Calibration, configs: Iterable[TrunkConfig]) -> list[TrunkConfig]:
     """The smallest and largest shape of each family, where they lie outside of what has been measured; the others lie between."""
-    families: dict[tuple[int, ...], list[TrunkConfig]] = {}
+    families: dict[tuple, list[TrunkConfig]] = {}
     for config in configs:
         families.setdefault(_family_of(config), []).append(config)
     wanted = []
     for family, members in families.items():
         known = [s.flops for s in calibration.shapes if _family(s.model, s.batch_tokens) == family]
-        ends = {_flops(config): config for config in (min(members, key=_flops), max(members, key=_flops))}
+        ends = {step_flops(config): config for config in (min(members, key=step_flops), max(members, key=step_flops))}
         wanted += [config for flops, config in ends.items() if not known or not min(known) <= flops <= max(known)]
     return wanted
 
@@ -238,6 +236,7 @@ def _learnt(model: ModelConfig, batch_tokens: int, members: list[tuple[RunConfig
     return Shape(
         model=model,
         batch_tokens=batch_tokens,
+        flops=step_flops(members[0][0].trunk),
         step=total("training") / sum(lap.steps for _, lap in members),
         window=total("evaluation") / sum(run.trunk.data.evaluation_windows for run, _ in members),
         cold=compilation([lap for _, lap in members if lap.compiled]),

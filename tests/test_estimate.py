@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from scaling import calibration as calibrations
-from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, unmeasured, write_calibration
+from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, step_flops, unmeasured, write_calibration
 from scaling.estimate import PASS_SECONDS, estimate
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder
@@ -21,9 +21,15 @@ def trunks(tiny_sweep):
 
 
 def shape_of(config, **seconds):
-    return Shape(
-        model=config.model, batch_tokens=config.data.batch_tokens, **{"step": 0.01, "window": 0.0, "cold": 8.0, "warm": 1.0, **seconds}
-    )
+    known = {"flops": step_flops(config), "step": 0.01, "window": 0.0, "cold": 8.0, "warm": 1.0}
+    return Shape(model=config.model, batch_tokens=config.data.batch_tokens, **{**known, **seconds})
+
+
+def test_a_model_that_is_not_registered_here_does_not_disturb_an_estimate(trunks):
+    own = shape_of(trunks[0].config)
+    own = msgspec.structs.replace(own, model=msgspec.structs.replace(own.model, kind="not-registered-here"), step=9.0)
+    calibration = Calibration().with_shapes([own, shape_of(trunks[1].config)])
+    assert calibration.predict(trunks[1].config).step == pytest.approx(0.01)
 
 
 def known(trunks, **seconds):
