@@ -13,6 +13,7 @@ from analysis.envelope import compute_grid, envelope_draws, envelope_optima
 from analysis.errors import UserError
 from analysis.frames import Frame
 from analysis.isoflop import METHODS, OptimaDraws, find_budgets, isoflop_draws, isoflop_optima
+from analysis.sampling import percentile_band
 
 APPROACHES = ("envelope", *(f"isoflop-{method}" for method in METHODS))
 LEAST_OPTIMA = 3
@@ -216,9 +217,3 @@ def _need_optima(optima: Frame, approach: str) -> None:
     winners = optima["params_opt"].nunique()
     if approach == "envelope" and winners < LEAST_OPTIMA:
         raise UserError(f"envelope: {winners} models win anywhere between others; the slope of a staircase needs at least {LEAST_OPTIMA}")
-
-
-def percentile_band(values: np.ndarray, level: float) -> tuple[float, float]:
-    """Percentile interval of the finite among `values`."""
-    low, high = np.percentile(values[np.isfinite(values)], [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.report_text import refused_approaches, rivals
 from analysis.sandwich import parameter_intervals
+from analysis.tuning import tuning_verdict
 
 if TYPE_CHECKING:
     from analysis.fitting import Fit
@@ -142,6 +143,8 @@ def _training(analysis: Analysis, folder: Path) -> list[Item]:
 def _tuned(analysis: Analysis) -> str:
     """Say whether settings were tuned, by the roles of the runs and by settings that vary between runs of the same N and D."""
     rows = analysis.runs.all_rows
+    if verdict := tuning_verdict(rows, analysis.tables["tuning"]):
+        return verdict
     if "recipe_version" in rows:
         count = _count(rows, "role", "tune")
         return f"{count} tuning runs in this folder, none of them fitted" if count else "no tuning run in this folder; elsewhere: unknown"
@@ -248,6 +251,10 @@ def _optimizer(folder: Path) -> str:
     runs = _resolved(folder).get("runs", [])
     settings = [run["trunk"]["optimizer"] for run in runs if isinstance(run, dict) and isinstance(run.get("trunk"), dict)
                 and isinstance(run["trunk"].get("optimizer"), dict)]  # fmt: skip
+    settings = [
+        {name: value if not isinstance(value, list) else ", ".join(f"{key} {what}" for key, what in value) for name, value in row.items()}
+        for row in settings
+    ]
     return _facts(pd.DataFrame(settings), *sorted({name for setting in settings for name in setting})) if settings else UNKNOWN
 
 

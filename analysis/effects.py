@@ -14,8 +14,9 @@ from analysis.sampling import low_discrepancy
 
 Array = np.ndarray
 SAMPLES = 1536  # points of the posterior of the noise
-NO_DATA_EFFECT, NO_TRUNK_EFFECT, NO_MISFIT = 0.5, 0.35, 0.5  # prior probabilities that there is none at all
-SLAB = (0.7, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
+TRUNK_ODDS, DATA_ODDS = (0.25, 0.2), (0.28, 0.24)  # prior probabilities that the effect is absent, and below nothing (see `split_noise`)
+NO_MISFIT = 0.5  # that the law misfits nowhere
+SLAB = (0.8, 0.7, 0.5)  # Dirichlet weights of trunk, data and branch where they are there
 MISFIT_PRIOR = (-3.0, 1.5)  # of log misfit variance over that of the noise, where there is a misfit: centre and sd
 BATCH = 64  # points of the sample at once: matrices of some dozen runs then stay in the cache
 LARGEST = 100  # runs; beyond it the effects are read off whole trunks, as many as give about so many runs
@@ -42,7 +43,8 @@ class NoisePosterior:
     ----------
     probability : (S,)
     variance : (S, 4)
-        Of the four `EFFECTS`, in units of the squared sd at the middle of the data.
+        Of the four `EFFECTS`, in units of the squared sd at the middle of the data. That of trunk or data below zero: so much less of
+        the branches' variance is left in the mean of a level.
     slope : (S,)
         Of log sd in log N.
     degrees : int
@@ -64,9 +66,12 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
     The law's derivatives are projected out (so that a trunk effect that the fit has absorbed is not counted as absent); the variances of
     the effects follow from how runs that share a trunk, a data chunk or a cell move together. A priori an effect is absent with a
     probability of its own (a few shared lengths cannot prove that a share is nothing, and a prior that cannot say so either makes
-    intervals too wide: docs/coverage.md), else the shares of trunk, data and branch are Dirichlet; the slope of log sd in log N is normal,
-    the overall variance Jeffreys (and integrated out in closed form). The posterior is that of a low-discrepancy sample of this prior,
-    weighted by likelihood. Effects that no two runs share are one with the branch's. A few outliers count as 4 robust sd.
+    intervals too wide: docs/coverage.md), or below nothing, else the shares of trunk, data and branch are Dirichlet. Below nothing: by
+    chance the means of trunks (or of data chunks) often differ less than the branches' noise alone would make them; a prior that cuts
+    this off at zero gives intervals that hold the truth too often where there is no effect. The slope of log sd in log N is normal, the
+    overall variance Jeffreys (and integrated out in closed form). The posterior is that of a low-discrepancy sample of this prior,
+    weighted by likelihood.
+    Effects that no two runs share are one with the branch's. A few outliers count as 4 robust sd.
 
     Parameters
     ----------
@@ -89,10 +94,11 @@ def split_noise(model: NoiseModel, frame: Frame, left: Array, jacobian: Array) -
     log_d = np.clip(np.log(frame["D"].to_numpy(dtype=np.float64)), *model.range_d) - model.log_d
     level = np.exp(model.slope_d * log_d)
     same = [(label[:, None] == label[None, :]).astype(np.float64) for label in labels]
+    means = [block / block.sum(axis=1) for block in same[:2]]
     span, size, _ = np.linalg.svd(jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300), full_matrices=False)
     jacobian = span[:, size > 1e-9 * size[0]]  # a law that is not identified spans less than it has parameters
     degrees = len(left) - jacobian.shape[1]
-    quadratic, log_weight = _evidence(left / middle.mean(), jacobian, same, variance, slope, level, log_n - log_n.mean())
+    quadratic, log_weight = _evidence(left / middle.mean(), jacobian, same, means, variance, slope, level, log_n - log_n.mean())
     weight = np.exp(log_weight - log_weight.max())
     probability = weight / weight.sum()
     # In units of relative variance: the scale that the closed form integrates over is put back, at its posterior mean.
@@ -109,7 +115,7 @@ def _some_trunks(frame: Frame) -> Array:
 
 
 def _evidence(
-    left: Array, jacobian: Array, same: list[Array], variance: Array, slope: Array, level: Array, log_n: Array
+    left: Array, jacobian: Array, same: list[Array], means: list[Array], variance: Array, slope: Array, level: Array, log_n: Array
 ) -> tuple[Array, Array]:
     """Restricted likelihood of the residuals at every point of the sample: quadratic form (S,), log marginal likelihood (S,)."""
     n, p = len(left), jacobian.shape[1]
@@ -123,8 +129,12 @@ def _evidence(
         part = slice(first, first + BATCH)
         sd = level * np.exp(slope[part, None] * log_n)
         noise = bordered[: len(sd), :n, :n]
-        noise[:] = variance[part, 0, None, None] * same[0]
-        noise += variance[part, 1, None, None] * same[1]
+        noise[:] = np.maximum(variance[part, 0], 0.0)[:, None, None] * same[0]
+        noise += np.maximum(variance[part, 1], 0.0)[:, None, None] * same[1]
+        for i in (0, 1):
+            below = np.minimum(variance[part, i], 0.0)
+            if below.any():
+                noise += below[:, None, None] * means[i]
         noise *= sd[:, :, None]
         noise *= sd[:, None, :]
         if variance[part, 3].any():
@@ -144,27 +154,36 @@ def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) 
 
     `alone`: whether no two runs share a trunk, a data chunk; such an effect is one with the branch's.
     """
-    u = np.clip(low_discrepancy(SAMPLES, 6), 1e-4, 1 - 1e-4)
-    has_chunk, rest = _spike(u[:, 4], 1.0 if alone[1] else NO_DATA_EFFECT)
-    has_trunk, _ = _spike(rest, 1.0 if alone[0] else NO_TRUNK_EFFECT)
+    u = np.clip(low_discrepancy(SAMPLES, 5), 1e-4, 1 - 1e-4)
+    chunk_is, rest = _sign(u[:, 4], (1.0, 0.0) if alone[1] else DATA_ODDS)
+    trunk_is, _ = _sign(rest, (1.0, 0.0) if alone[0] else TRUNK_ODDS)
+    trunk_is = np.where(chunk_is < 0, np.maximum(trunk_is, 0), trunk_is)  # both below nothing need not leave a variance
     a_trunk, a_chunk, a_branch = SLAB
-    chunk = has_chunk * np.where(has_trunk, betaincinv(a_chunk, a_trunk + a_branch, u[:, 0]), betaincinv(a_chunk, a_branch, u[:, 0]))
-    trunk = has_trunk * (1 - chunk) * betaincinv(a_trunk, a_branch, u[:, 1])
+    beside = np.where(trunk_is > 0, a_trunk + a_branch, a_branch)
+    chunk = np.where(chunk_is > 0, betaincinv(a_chunk, beside, u[:, 0]), 0.0)
+    trunk = np.where(trunk_is > 0, (1 - chunk) * betaincinv(a_trunk, a_branch, u[:, 1]), 0.0)
     branch = np.maximum(1 - trunk - chunk, 1e-4)  # a run is never wholly told by its trunk and its data
-    has_misfit, rest = _spike(u[:, 3], NO_MISFIT if misfit else 1.0)
-    cell = has_misfit * np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * ndtri(np.clip(rest, 1e-4, 1 - 1e-4)))
+    chunk = np.where(chunk_is < 0, -branch * (1 - u[:, 0] ** 2), chunk)
+    trunk = np.where(trunk_is < 0, -branch * (1 - u[:, 1] ** 2), trunk)
+    has_misfit = misfit & (u[:, 3] >= NO_MISFIT)
+    rest = np.clip((u[:, 3] - NO_MISFIT) / (1 - NO_MISFIT), 1e-4, 1 - 1e-4)
+    cell = has_misfit * np.exp(MISFIT_PRIOR[0] + MISFIT_PRIOR[1] * ndtri(rest))
     slopes = SLOPE_CENTRE + SLOPE_PRIOR * ndtri(u[:, 2]) if bend else np.full(SAMPLES, slope)
     return np.stack([trunk, chunk, branch, cell], axis=1), slopes
 
 
-def _spike(u: Array, nothing: float) -> tuple[Array, Array]:
-    """Split uniform numbers into "there is an effect" (with probability 1 - `nothing`) and uniform numbers again."""
-    there = u >= nothing
-    return there, np.where(there, (u - nothing) / max(1 - nothing, 1e-9), u / max(nothing, 1e-9))
+def _sign(u: Array, odds: tuple[float, float]) -> tuple[Array, Array]:
+    """Split uniform numbers into 0 and -1 with the probabilities of `odds`, else 1; and uniform numbers again."""
+    nothing, less = odds
+    sign = np.where(u < nothing, 0, np.where(u < nothing + less, -1, 1))
+    low = np.array([0.0, nothing + less, nothing])[sign]
+    width = np.array([nothing, 1 - nothing - less, less])[sign]
+    return sign, (u - low) / np.maximum(width, 1e-9)
 
 
 def _mean_model(model: NoiseModel, probability: Array, variance: Array, slope: Array, log_n: float) -> NoiseModel:
     """One noise model: posterior means of the slope, of the log variance, of the shares and of the misfit's variance."""
+    variance = np.maximum(variance, 0.0)
     total = variance[:, :3].sum(axis=1)
     trunk, chunk, branch = (float(v) for v in probability @ (variance[:, :3] / total[:, None]))
     misfit = float(np.sqrt(probability @ variance[:, 3]))
@@ -186,10 +205,17 @@ def simulate_noise(noise: NoisePosterior, frame: Frame, *, draws: int, generator
     log_n = np.clip(np.log(n), *model.range_n) - model.log_n
     log_d = np.clip(np.log(d), *model.range_d) - model.log_d
     sd = np.exp(noise.slope[chosen, None] * log_n + model.slope_d * log_d)
-    standard = np.zeros((draws, len(frame)))
-    for i, label in enumerate(effect_labels(frame)):
-        size = scale * np.sqrt(noise.variance[chosen, i])
-        if size.any():
-            effect = generator.standard_normal((draws, label.max() + 1))[:, label] * size[:, None]
-            standard += effect * (1.0 if i == 3 else sd)
-    return standard
+    trunk, chunk, _, cell = effect_labels(frame)
+    variance = noise.variance[chosen]
+    branch = np.sqrt(variance[:, 2, None]) * generator.standard_normal((draws, len(frame)))
+    own = branch.copy()
+    for i, label in ((0, trunk), (1, chunk)):
+        effect = generator.standard_normal((draws, label.max() + 1))
+        # Below nothing: the levels' means differ less than the branches' noise alone would make them.
+        kept = np.sqrt(np.maximum(1 + np.minimum(variance[:, i], 0.0) / variance[:, 2], 0.0))
+        means = (branch @ (label[:, None] == np.arange(label.max() + 1)) / np.bincount(label))[:, label]
+        own += np.sqrt(np.maximum(variance[:, i], 0.0))[:, None] * effect[:, label] - (1 - kept)[:, None] * means
+    noisy = sd * own
+    if variance[:, 3].any():
+        noisy += np.sqrt(variance[:, 3, None]) * generator.standard_normal((draws, cell.max() + 1))[:, cell]
+    return scale[:, None] * noisy

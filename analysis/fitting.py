@@ -20,6 +20,7 @@ from analysis.laws import Law, get_law
 from analysis.newton import residuals
 from analysis.noise import NoiseModel, estimate_noise, residual_noise
 from analysis.runs import Runs
+from analysis.sampling import percentile_band
 from analysis.sandwich import parameter_intervals
 from analysis.search import STARTS, Solution, find_starts, make_problem, parse_loss, solve, total
 from analysis.subset import select
@@ -124,9 +125,7 @@ class Fit:
             d = values.get("D", np.array([np.exp(self.noise.log_d)]))
             z = np.random.default_rng(20240101).standard_normal(len(self.draws)).reshape(-1, *[1] * len(shape))
             sample = sample * np.exp(self.noise.run_sd(n, d) * z)
-        tail = 50 * (1 - self.ci_level)
-        low, high = np.percentile(sample, [tail, 100 - tail], axis=0)
-        return low, high
+        return percentile_band(sample, self.ci_level)
 
     def parameter_table(self) -> Frame:
         """One row a parameter: parameter, estimate, std_error, ci_low, ci_high; from the draws, without them the sandwich (HC3 or CR2).
@@ -136,12 +135,12 @@ class Fit:
         """
         if self.draws is None:
             return parameter_intervals(self)[0]
-        tail, rows = 50 * (1 - self.ci_level), []
+        rows = []
         for name in self.law.parameters:
             values = self.draws[name].to_numpy()
             if name == "E" and self.loss_offset_sd > 0:
                 values = values * np.exp(self.loss_offset_sd * np.random.default_rng(20240102).standard_normal(len(values)))
-            low, high = np.percentile(values, [tail, 100 - tail])
+            low, high = percentile_band(values, self.ci_level)
             rows.append((name, self.params[name], float(np.std(values, ddof=1)), float(low), float(high)))
         return pd.DataFrame(rows, columns=["parameter", "estimate", "std_error", "ci_low", "ci_high"])
 

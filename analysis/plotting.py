@@ -14,11 +14,13 @@ from PIL import Image
 
 from analysis.drawings import draw_loss_against, draw_loss_curves, draw_residuals, draw_returns
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
+from analysis.drawings_runs import draw_coordinates, draw_noise, draw_rate_law, draw_rates, draw_windows
 from analysis.errors import UserError
 from analysis.fitting import main_fit
 from analysis.plot_parts import axis_name, held_note, runs_of
 from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
 from analysis.runs import read_curves
+from analysis.tuning import rate_law
 
 if TYPE_CHECKING:
     from analysis.fitting import Fit
@@ -61,6 +63,76 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     yield from _approaches(analysis, fit)
     yield from _returns(analysis, fit)
     yield from _residuals(analysis, fit, forecasts)
+    yield from _windows(analysis, fit)
+    yield from _noise(analysis, fit)
+    yield from tuning_figures(analysis.tables["tuning"], analysis.runs.all_rows)
+
+
+def _windows(analysis: Analysis, fit: Fit) -> Iterator[tuple[str, Figure]]:
+    """The exponents of the law when the ends of the grid are left out."""
+    table = analysis.tables["windows"]
+    shown = [name for name in ("alpha", "beta") if (table["parameter"] == name).any()]
+    if not shown or table["window"].nunique() < 2:
+        return
+    note = "Band: the interval of all runs. Red: a window whose estimate lies outside it."
+    figure, panels = new_figure(len(shown), height=2.0, right=0.96, caption=_small_print(analysis, fit, note))
+    figure.subplots_adjust(left=0.3)
+    for ax, name in zip(panels, shown, strict=True):
+        draw_windows(table, ax, parameter=name)
+        title(ax, f"{'α' if name == 'alpha' else 'β'} without the ends of the grid")
+    yield "windows", figure
+
+
+def _noise(analysis: Analysis, fit: Fit) -> Iterator[tuple[str, Figure]]:
+    table = analysis.tables["noise"]
+    if not table["sd"].notna().any() or table["params"].nunique() < 2:
+        return
+    note = (
+        "Points: sd between the seeds of a cell, with its chi-square interval."
+        " Lines: one power of N and D for all cells; they weight the fit."
+    )
+    figure, (ax,) = new_figure(caption=_small_print(analysis, fit, note))
+    draw_noise(table, ax, axis=axis_name(fit, "N"))
+    title(ax, "Noise between seeds")
+    yield "noise", figure
+
+
+def tuning_figures(table: Frame, rows: Frame) -> Iterator[tuple[str, Figure]]:
+    """Plots of the rates tried (tuning.csv and the runs behind it); none where nothing was tuned."""
+    if not len(table):
+        return
+    tried = rows[rows["role"] == "tune"]
+    law = rate_law(table)
+    verdict = "" if law is not None else " Not every minimum lies between the rates tried: no law of the rate."
+    caption = "Loss on the tuning text. Lines: parabola in log rate through the best and two on either side. ◆ its minimum." + verdict
+    figure, panels = new_figure(
+        1 if law is None else 2,
+        height=2.9,
+        caption=caption
+        + (
+            " Below: minima with intervals, dark where the law passes through, pale elsewhere; line: the power law."
+            if law is not None
+            else ""
+        ),
+    )
+    draw_rates(tried, table, panels[0])
+    title(panels[0], "Rates tried")
+    if law is not None:
+        draw_rate_law(table, law, panels[1], axis="non-embedding parameters N")
+        title(panels[1], "The best rate against model size")
+    yield "tuning", figure
+
+
+def coordinate_figures(table: Frame) -> Iterator[tuple[str, Figure]]:
+    """Plot of coordinates.csv."""
+    caption = (
+        f"After {table['steps'].iloc[0]} steps at the sweep's rates, without warm-up, models of one depth. Slope of log change in log"
+        " width: 0 where one rate moves every width alike; 1 where it must fall as 1 / width."
+    )
+    figure, (ax,) = new_figure(right=0.7, caption=caption)
+    draw_coordinates(table, ax)
+    title(ax, "Coordinate check")
+    yield "coordinates", figure
 
 
 def _loss_curves(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
@@ -183,13 +255,19 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
     -------
     list of Path
         The files written: loss_curves (where curves are recorded), loss_vs_params, loss_vs_tokens, loss_vs_flops, isoflop (where two
-        budgets have runs of four sizes), approaches (where one gives an optimum), diminishing_returns, residuals.
+        budgets have runs of four sizes), approaches (where one gives an optimum), diminishing_returns, residuals, windows, noise (where
+        cells have repeats), tuning (where rates were tried).
 
     Raises
     ------
     UserError
         When `format` is unknown or the folder cannot be written.
     """
+    return write_figures(figures(analysis), folder, format=format)
+
+
+def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, format: str = "png") -> list[Path]:
+    """Write figures to ``folder/plots/NAME.FORMAT``; see `plot_all`."""
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     target = Path(folder) / "plots"
@@ -198,7 +276,7 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
     except OSError as error:
         raise UserError(f"plot: cannot write to {target} ({error.strerror}); choose a folder that can be written") from error
     written: list[Path] = []
-    for name, figure in figures(analysis):
+    for name, figure in drawn:
         path = target / f"{name}.{format}"
         temporary = target / f".{name}.{os.getpid()}.tmp"
         _save(figure, temporary, format)

@@ -31,6 +31,12 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "folds": ("law", "fold", "run_id", "params", "tokens", "predicted", "observed", "relative_error"),
     "fits": ("law", "status", "n_runs", "n_trunks", "n_excluded", "rmse_log", "cv_error", "aicc",
              "starts", "starts_agree", "condition", "loss", "subset"),
+    "windows": ("window", "parameter", "estimate", "ci_low", "ci_high", "change", "change_sd", "inside", "n_runs", "rmse_log",
+                "left_out_mean", "left_out_max"),
+    "noise": ("params", "tokens", "n_runs", "sd", "sd_ci_low", "sd_ci_high", "noise_sd", "residual", "mean_sd"),
+    "tuning": ("params_non_embedding", "tokens", "batch_tokens", "n_rates", "n_runs", "rate_low", "rate_high", "rate_best", "ci_low",
+               "ci_high", "cost_of_factor_2", "bracketed", "chosen", "rate_used", "penalty", "reason"),
+    "rate_law": ("parameter", "estimate", "ci_low", "ci_high", "params", "tokens", "batch_tokens", "n_cells", "method"),
     "frontier": ("approach", "law", "flops", "params_opt", "tokens_opt", "loss", "loss_ci_low", "loss_ci_high"),
     "returns": ("law", "axis", "from", "to", "loss_from", "loss_to", "gain_per_doubling",
                 "gain_per_doubling_ci_low", "gain_per_doubling_ci_high", "beyond_data"),
@@ -40,6 +46,10 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _HEADINGS = {
     "laws": "Parameters of each law",
+    "windows": "Parameters without the ends of the grid",
+    "noise": "Noise between seeds",
+    "tuning": "Rates tried, by cell",
+    "rate_law": "Law of the best rate",
     "approaches": "Compute-optimal model by each approach",
     "critical": "Where returns diminish",
     "conventions": "Exponents by the count of N and C",
@@ -61,6 +71,9 @@ _PLOTS = {
     "approaches": "Compute-optimal parameters and data against compute, by each approach",
     "diminishing_returns": "What one more doubling of parameters, data and compute takes off the loss",
     "residuals": "Residuals of the law against parameters, data, and tokens per parameter",
+    "windows": "Exponents of the law without the smallest and the largest N and D",
+    "noise": "Spread between seeds of each cell, and the model of it that weights the fit",
+    "tuning": "Loss over the learning rate at each tuning cell, and the best rate against model size",
 }
 _MAX_ROWS = 200
 _LONG_TEXT = 70  # characters of a cell that need not wrap

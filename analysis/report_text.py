@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.critical import DEAREST
+from analysis.tuning import tuning_verdict
 
 if TYPE_CHECKING:
     from analysis.fitting import Fit
@@ -44,6 +45,9 @@ def summary_lines(analysis: Analysis) -> list[str]:
     lines += _rivals(analysis.fits)
     lines += _approaches(analysis)
     lines += _critical(analysis)
+    lines += _stability(analysis.tables["windows"])
+    if verdict := tuning_verdict(runs.all_rows, analysis.tables["tuning"]):
+        lines += ["", f"rates: {verdict}"]
     lines += _forecasts(analysis.tables["predictions"])
     if analysis.notes or analysis.warnings:
         lines.append("")
@@ -52,6 +56,19 @@ def summary_lines(analysis: Analysis) -> list[str]:
     if analysis.folder is not None:
         lines += ["", f"tables: {analysis.folder}/  {' '.join(f'{name}.csv' for name in analysis.tables)}"]
     return lines
+
+
+def _stability(table: Frame) -> list[str]:
+    """How far the exponents move when an end of the grid is left out."""
+    lines = []
+    for name in ("alpha", "beta"):
+        rows = table[(table["parameter"] == name) & (table["window"] != "all")]
+        if len(rows):
+            worst = rows.loc[rows["change"].abs().idxmax()]
+            outside = rows[~rows["inside"].astype(bool)]["window"].tolist()
+            where = f"outside its interval {', '.join(outside)}" if outside else "inside its interval in every window"
+            lines.append(f"- {name}: {worst['change']:+.3f} at most ({worst['window']}); {where}")
+    return ["", "stability: the law fitted again without an end of the grid (windows.csv)", *lines] if lines else []
 
 
 def merged_warnings(analysis: Analysis) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.allocation import percentile_band
 from analysis.budget import frontier_power, point, power_terms, split_budget
 from analysis.fitting import Fit
 from analysis.frames import Frame
 from analysis.laws import VARIABLES, Law
+from analysis.sampling import percentile_band
 
 Array = np.ndarray
 NAN = float("nan")

@@ -14,6 +14,7 @@ from analysis.errors import UserError
 from analysis.fitting import Fit
 from analysis.frames import Frame
 from analysis.runs import Runs
+from analysis.sampling import percentile_band
 
 TOLD = "resampling of whole trunks within each budget, percentiles"
 
@@ -56,7 +57,6 @@ def _parametric(runs: Runs, fit: Fit) -> Parametric | None:
     to_6nd = _six_nd(runs.frame)
     top = float(runs.frame["C"].max())
     params = {name: fit.draws[name].to_numpy() for name in fit.law.parameters} if fit.draws is not None else None
-    tail = 50 * (1 - fit.ci_level)
 
     def optimum(flops: float) -> tuple[float, float]:
         n, d = split_budget(fit.law, fit.params, to_6nd(flops))
@@ -64,10 +64,10 @@ def _parametric(runs: Runs, fit: Fit) -> Parametric | None:
 
     def interval(flops: float) -> tuple[float, float, float, float]:
         assert params is not None
-        bands = [
-            np.percentile(v[np.isfinite(v)], [tail, 100 - tail]) for v in map(np.asarray, split_budget(fit.law, params, to_6nd(flops)))
-        ]
-        return float(bands[0][0]), float(bands[0][1]), float(bands[1][0]), float(bands[1][1])
+        (n_low, n_high), (d_low, d_high) = (
+            percentile_band(np.asarray(v), fit.ci_level) for v in split_budget(fit.law, params, to_6nd(flops))
+        )
+        return float(n_low), float(n_high), float(d_low), float(d_high)
 
     try:
         ends = np.array([optimum(top / 2), optimum(2 * top)])
@@ -82,7 +82,7 @@ def _parametric(runs: Runs, fit: Fit) -> Parametric | None:
         slopes = np.log(high / low) / np.log(4)
         slopes = slopes[:, np.isfinite(slopes).all(axis=0)]
         if slopes.shape[1]:
-            a_low, a_high, b_low, b_high = (float(v) for v in np.percentile(slopes, [tail, 100 - tail], axis=1).T.ravel())
+            (a_low, b_low), (a_high, b_high) = (end.tolist() for end in percentile_band(slopes.T, fit.ci_level))
     return Parametric(
         optimum, float(a), float(b), a_low, a_high, b_low, b_high, interval=interval if params is not None else None,
         n_points=fit.n_runs, ci_level=fit.ci_level,

@@ -22,13 +22,20 @@ from analysis.frames import Frame
 from analysis.guards import check_runs
 from analysis.laws import get_law
 from analysis.optimal import extrapolation, frontier, model_interval
+from analysis.repeats import NOISE_COLUMNS, noise_table
 from analysis.returns import returns
 from analysis.runs import Runs, read_runs
 from analysis.side_by_side import approach_rows, side_by_side
+from analysis.tuning import CELL, TUNING_COLUMNS, rate_law, tuning_table
+from analysis.tuning import LAW_COLUMNS as RATE_COLUMNS
 from analysis.uncertainty import bootstrap as add_draws
+from analysis.windows import WINDOW_COLUMNS, windows
 
 DEFAULT_LAWS = ("power-n", "power-d", "power-c", "chinchilla")
-TABLES = ("laws", "fits", "exclusions", "frontier", "returns", "critical", "approaches", "conventions", "predictions")
+TABLES = (
+    "laws", "fits", "windows", "noise", "exclusions", "frontier", "returns", "critical", "approaches", "conventions", "predictions",
+    "tuning", "rate_law",
+)  # fmt: skip
 LAW_COLUMNS = "fit_id law approach n_column parameter estimate std_error ci_low ci_high ci_level method".split()
 PREDICTION_COLUMNS = (
     "kind run_id law n_column params tokens predicted pi_low pi_high predicted_model pi_model_low pi_model_high observed relative_error"
@@ -43,7 +50,8 @@ class Analysis:
     Attributes
     ----------
     tables : dict of str to DataFrame
-        laws, fits, exclusions, frontier, returns, critical, approaches, conventions, predictions: as the CSVs.
+        laws, fits, windows, noise, exclusions, frontier, returns, critical, approaches, conventions, predictions, tuning, rate_law: as
+        the CSVs.
     folder : Path or None
         Where they were written.
     notes : tuple of str
@@ -126,7 +134,14 @@ def analyse(
     registered = [*(read_forecasts(runs.folder) if runs.folder else []), *(dict(f) for f in forecasts)]
     main = main_fit(fits) or fits[0]
     compared, alarm, biases, rows = side_by_side(runs, main, draws=min(bootstrap, 200), seed=seed)
+    both = {"N", "D"} <= set(main.law.variables)
+    tuning = tuning_of(runs)
+    law_of_rates = rate_law(tuning)
     tables = {
+        "windows": windows(runs, main, draws=min(bootstrap, 200), seed=seed) if both else pd.DataFrame(columns=WINDOW_COLUMNS),
+        "noise": noise_table(main) if both else pd.DataFrame(columns=NOISE_COLUMNS),
+        "tuning": tuning,
+        "rate_law": pd.DataFrame(columns=RATE_COLUMNS) if law_of_rates is None else law_of_rates.table,
         "laws": _stack([_laws_table(fits), approach_rows(compared, runs.n_column)]),
         "fits": _fits_table(fits),
         "exclusions": runs.excluded,
@@ -149,6 +164,14 @@ def analyse(
         runs=runs, fits=fits, tables=tables, folder=folder, notes=tuple(notes), warnings=(*_warnings(runs, fits), *biases),
         forecasts=registered, critical=critical_points(main), alarm=alarm,
     )  # fmt: skip
+
+
+def tuning_of(runs: Runs) -> Frame:
+    """tuning.csv of a folder's tuning runs; no rows where there are none."""
+    rows = runs.all_rows
+    known = {"schedule", "status", "d_model", "learning_rate", *CELL} <= set(rows.columns)
+    tried = rows[rows["role"] == "tune"] if known else rows[:0]
+    return tuning_table(tried) if len(tried) else pd.DataFrame(columns=TUNING_COLUMNS)
 
 
 def _laws_table(fits: list[Fit]) -> Frame:

@@ -8,6 +8,7 @@ PaLM (Chowdhery et al. 2022, appendix B); what the fast path saves by skipping f
 from dataclasses import dataclass
 
 from scaling.config import ModelConfig
+from scaling.registry import MODELS, architecture
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def count_parameters(model: ModelConfig) -> Parameters:
     >>> count_parameters(m).non_embedding  # 3 * (4 * 16**2 + 2 * 16 * 64 + 8)
     9240
     """
+    if model.kind not in MODELS:
+        return Parameters(*architecture(model.kind).count_parameters(model))
     block = 4 * model.d_model**2 + 2 * model.d_model * model.d_ff + model.d_model // model.n_heads
     table = model.vocab_size * model.d_model
     return Parameters(embedding=table, non_embedding=model.n_layers * block, unembedding=table)
@@ -38,6 +41,8 @@ def count_parameters(model: ModelConfig) -> Parameters:
 
 def forward_flops_per_token(model: ModelConfig) -> dict[str, int]:
     """FLOPs of one forward pass per token, by part."""
+    if model.kind not in MODELS:
+        return architecture(model.kind).forward_flops_per_token(model)
     d, layers, context = model.d_model, model.n_layers, model.sequence_length
     return {
         "attention_projections": layers * 8 * d * d,

@@ -12,14 +12,17 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised whenever the same config would give other numbers; part of every `run_id` (golden losses in tests hold it)."""
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Power = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Quantity = int | float | str
+Schedule = Literal["trunk", "wsd", "cosine", "linear", "constant"]
+Split = Literal["heldout", "tune"]
 
 
 class UserError(ValueError):
@@ -38,6 +41,9 @@ class ModelGrid(Struct, frozen=True):
 
     d_model: list[Positive]
     recipe: Literal["small"] = "small"
+    kind: str = "transformer"
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    width_per_layer: Positive = 8
     n_layers: Positive | None = None
     head_dim: Positive | None = None
     d_ff: Positive | None = None
@@ -52,14 +58,22 @@ class DataGrid(Struct, frozen=True):
 
 
 class Training(Struct, frozen=True):
-    """`[training]`: schedule, seeds and every number of the recipe."""
+    """`[training]`: optimizer, schedule, seeds and every number of the recipe; None is the recipe's number (`scaling.recipe`)."""
 
-    schedule: Literal["trunk"] = "trunk"
-    seeds: Positive = 1
+    optimizer: str = "muon"
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    schedule: Schedule = "trunk"
+    seeds: Positive | list[Positive] = 1
+    data_order: Literal["own", "shared"] = "own"
     batch_tokens: Positive = 512
     warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 50
     cooldown_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
-    learning_rate: Rate = 0.016
+    final_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    learning_rate: Rate | None = None
+    learning_rate_params: Quantity = "25k"
+    learning_rate_params_power: Power | None = None
+    learning_rate_tokens: Quantity = "1M"
+    learning_rate_tokens_power: Power = 0.0
     learning_rate_decay_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
     learning_rate_decay_from: Quantity = "0.5M"
     embedding_learning_rate: Rate = 0.05
@@ -71,9 +85,21 @@ class Training(Struct, frozen=True):
 
 
 class Evaluation(Struct, frozen=True):
-    """`[evaluation]`: the same held-out windows for every run."""
+    """`[evaluation]`: the same windows for every run, of the held-out text or of the text kept for tuning."""
 
     windows: Positive = 1024
+    split: Split = "heldout"
+
+
+class Tune(Struct, frozen=True):
+    """`[tune]`: a rate (and batch) sweep at chosen cells, scored on the tuning text; its optimum gives the rates of the grid."""
+
+    d_model: list[Positive]
+    rates: list[Rate]
+    tokens: list[Quantity] | None = None
+    batch_tokens: list[Positive] | None = None
+    seeds: Positive = 1
+    most_rates: Positive = 7
 
 
 class Holdout(Struct, frozen=True):
@@ -83,6 +109,7 @@ class Holdout(Struct, frozen=True):
     tokens: list[Quantity]
     seeds: Positive = 1
     threshold: Fraction = 0.015
+    first_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class FitOptions(Struct, frozen=True):
@@ -114,6 +141,7 @@ class Sweep(Struct, frozen=True):
     tokenizer: Literal["bytes"] = "bytes"
     training: Training = msgspec.field(default_factory=Training)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+    tune: Tune | None = None
     holdout: Holdout | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
@@ -122,8 +150,12 @@ class Sweep(Struct, frozen=True):
 # ---------------------------------------------------------------- one resolved run
 
 
+Options = tuple[tuple[str, bool | int | float | str], ...]
+"""Settings of a registered model or optimizer, sorted by name, so that configs stay hashable; `code` is the hash of its source."""
+
+
 class ModelConfig(Struct, frozen=True):
-    """Shape of a decoder-only transformer (counts in `scaling.accounting`)."""
+    """Shape of a decoder-only transformer (counts in `scaling.accounting`), or of a registered model (`scaling.registry`)."""
 
     d_model: Positive
     n_layers: Positive
@@ -132,10 +164,15 @@ class ModelConfig(Struct, frozen=True):
     vocab_size: Positive
     sequence_length: Positive
     rope_base: float = 1000.0
+    kind: str = "transformer"
+    options: Options = ()
 
 
 class OptimizerConfig(Struct, frozen=True):
-    """Muon for matrices, Adam for the rest; `head_learning_rate` is already scaled to the width."""
+    """Rates by parameter group, already scaled to the model; `learning_rate` is that of the matrices.
+
+    `kind`: muon (Muon for matrices, Adam for the rest), adamw, or a registered optimizer (`scaling.registry`).
+    """
 
     learning_rate: float
     embedding_learning_rate: float
@@ -144,14 +181,23 @@ class OptimizerConfig(Struct, frozen=True):
     beta1: float
     beta2: float
     weight_decay: float
+    kind: str = "muon"
+    options: Options = ()
 
 
 class ScheduleConfig(Struct, frozen=True):
-    """Rate multiplier on the trunk: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power."""
+    """Rate multiplier: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power on a trunk.
+
+    `shape` other than trunk: a run of its own of `total_steps`; cosine and linear fall from the end of the warm-up to `final_rate` of the
+    peak at the last step.
+    """
 
     warmup_steps: int
     decay_power: float
     decay_from_tokens: int
+    shape: Schedule = "trunk"
+    total_steps: int = 0
+    final_rate: float = 0.0
 
 
 class DataConfig(Struct, frozen=True):
@@ -163,6 +209,7 @@ class DataConfig(Struct, frozen=True):
     batch_tokens: Positive
     evaluation_windows: Positive
     seed_data: int
+    evaluation_split: Split = "heldout"
 
 
 class TrunkConfig(Struct, frozen=True):
@@ -178,12 +225,12 @@ class TrunkConfig(Struct, frozen=True):
 
 
 class RunConfig(Struct, frozen=True):
-    """One run: a branch of `steps` optimizer steps that leaves its trunk at `branch_step` and cools down to zero."""
+    """One run: a branch of `steps` steps that leaves its trunk at `branch_step` and cools down to zero (if it ends later at all)."""
 
     trunk: TrunkConfig
     steps: Positive
     branch_step: Annotated[int, msgspec.Meta(ge=0)]
-    role: Literal["fit", "holdout"] = "fit"
+    role: Literal["fit", "holdout", "tune"] = "fit"
 
     @property
     def tokens(self) -> int:
@@ -285,15 +332,35 @@ def _check_sweep(sweep: Sweep) -> None:
     """Cross-field rules that types cannot say."""
     for where, values in (("model.d_model", sweep.model.d_model), ("data.tokens", sweep.data.tokens)):
         _check_axis(where, values)
+    if sweep.tune:
+        for where in ("d_model", "rates", "tokens", "batch_tokens"):
+            if (values := getattr(sweep.tune, where)) is not None:
+                _check_axis(f"tune.{where}", values)
+        if len(sweep.tune.rates) < 3:
+            raise UserError(
+                f"tune.rates has {len(sweep.tune.rates)} values; a minimum between rates needs at least 3, such as a factor 2 apart"
+            )
     if sweep.holdout:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
     training, context = sweep.training, sweep.model.sequence_length
-    parse_quantity(training.learning_rate_decay_from)
-    if training.batch_tokens % context:
+    if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
         raise UserError(
-            f"training.batch_tokens = {training.batch_tokens} is not a multiple of model.sequence_length = {context}; "
-            f"write a multiple such as {4 * context}"
+            f"training.seeds lists {len(training.seeds)} numbers for {len(sweep.model.d_model)} widths; "
+            "give one number, or one for each of model.d_model"
+        )
+    for name in ("learning_rate_decay_from", "learning_rate_params", "learning_rate_tokens"):
+        parse_quantity(getattr(training, name))
+    for batch in [training.batch_tokens, *((sweep.tune and sweep.tune.batch_tokens) or [])]:
+        if batch % context:
+            raise UserError(
+                f"training.batch_tokens = {batch} is not a multiple of model.sequence_length = {context}; "
+                f"write a multiple such as {4 * context}"
+            )
+    if training.schedule == "trunk" and training.learning_rate_tokens_power:
+        raise UserError(
+            "training.learning_rate_tokens_power needs independent runs: the branches of one trunk share its rate; "
+            'set training.schedule to "wsd", "cosine", "linear" or "constant"'
         )
 
 
@@ -314,6 +381,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.data": DataGrid,
     "$.training": Training,
     "$.evaluation": Evaluation,
+    "$.tune": Tune,
     "$.holdout": Holdout,
     "$.fit": FitOptions,
     "$.records": Records,

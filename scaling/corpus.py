@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from scaling.config import UserError
+from scaling.config import Split, UserError
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 NAMES = {"python-stdlib": "the .py sources of the running interpreter's standard library, without its tests (PSF licence, no download)"}
 _SPLIT_PERCENT = (("heldout", 10), ("tune", 16), ("train", 100))  # cumulative
 _MIN_BLOCK = 64
@@ -34,8 +34,9 @@ class Corpus:
 
     Attributes
     ----------
-    train, heldout : (n,) uint8
-    heldout_document : (n_documents,) int64, first token of each held-out document
+    train, heldout, tune : (n,) uint8
+        Settings are chosen on `tune`, so that the held-out text stays unseen.
+    heldout_document, tune_document : (n_documents,) int64, first token of each document
     content_hash : str, 12 hex digits over the prepared text and its split
     facts : counts, version and licence
     """
@@ -45,6 +46,8 @@ class Corpus:
     train: np.ndarray
     heldout: np.ndarray
     heldout_document: np.ndarray
+    tune: np.ndarray
+    tune_document: np.ndarray
     facts: dict
 
     def windows(self, indices: np.ndarray, *, length: int) -> np.ndarray:
@@ -55,23 +58,25 @@ class Corpus:
         """How many training windows of `length` tokens there are."""
         return (len(self.train) - 1) // length
 
-    def evaluation_windows(self, count: int, *, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` evenly spread held-out windows (count, length + 1), disjoint, and the document in which each starts.
+    def evaluation_windows(self, count: int, *, length: int, split: Split = "heldout") -> tuple[np.ndarray, np.ndarray]:
+        """`count` evenly spread windows (count, length + 1) of a split, disjoint, and the document in which each starts.
 
         Raises
         ------
         UserError
-            If the held-out text is too short.
+            If the split's text is too short.
         """
-        available = (len(self.heldout) - 1) // length
+        text, first = (self.heldout, self.heldout_document) if split == "heldout" else (self.tune, self.tune_document)
+        available = (len(text) - 1) // length
         if available < count:
+            words = "held-out" if split == "heldout" else "tuning"
             raise UserError(
-                f"corpus {self.name}: {len(self.heldout):,} held-out tokens hold {available} windows of {length}, but "
+                f"corpus {self.name}: {len(text):,} {words} tokens hold {max(available, 0)} windows of {length}, but "
                 f"evaluation.windows = {count}; use a larger corpus or evaluation.windows <= {available}"
             )
         starts = (np.arange(count) * available // count) * length
-        documents = np.searchsorted(self.heldout_document, starts, side="right") - 1
-        return self.heldout[starts[:, None] + np.arange(length + 1)[None, :]], documents
+        documents = np.searchsorted(first, starts, side="right") - 1
+        return text[starts[:, None] + np.arange(length + 1)[None, :]], documents
 
 
 def data_order(n_windows: int, *, seed: int, first: int, count: int) -> np.ndarray:
@@ -167,7 +172,8 @@ def prepare(name: str) -> Corpus:
         )
     facts["licence"] = "PSF-2.0" if name in NAMES else "unknown"
     facts["version"] = f"CPython {sys.version.split()[0]}" if name in NAMES else "unknown"
-    return _store(name, {split: b"\0".join(texts) for split, texts in splits.items()}, _offsets(splits["heldout"]), facts)
+    documents_of = {split: _offsets(splits[split]) for split in ("heldout", "tune")}
+    return _store(name, {split: b"\0".join(texts) for split, texts in splits.items()}, documents_of, facts)
 
 
 def _drop_seen_blocks(text: bytes, seen: set[bytes]) -> bytes:
@@ -199,8 +205,8 @@ def cache_folder() -> Path:
     return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-harness"
 
 
-def _store(name: str, splits: dict[str, bytes], documents: list[int], facts: dict) -> Corpus:
-    content_hash = _content_hash(splits["train"], splits["heldout"], documents)
+def _store(name: str, splits: dict[str, bytes], documents: dict[str, list[int]], facts: dict) -> Corpus:
+    content_hash = _content_hash(splits, documents)
     target = cache_folder() / "corpora" / content_hash
     if (stored := _read(target, content_hash)) is not None:
         return stored
@@ -208,7 +214,7 @@ def _store(name: str, splits: dict[str, bytes], documents: list[int], facts: dic
     folder = Path(tempfile.mkdtemp(dir=target.parent))
     for split, text in splits.items():
         (folder / f"{split}.bin").write_bytes(text)
-    meta = {"name": name, "heldout_document": documents, "facts": facts}
+    meta = {"name": name, "documents": documents, "facts": facts}
     (folder / "corpus.json").write_text(json.dumps(meta, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -237,10 +243,11 @@ def load(name: str, *, content_hash: str) -> Corpus:
     return corpus
 
 
-def _content_hash(train: bytes, heldout: bytes, documents: list[int]) -> str:
-    digest = hashlib.sha256(f"preparation {PREPARATION_VERSION} {len(train)} {documents}".encode())
-    digest.update(train)
-    digest.update(heldout)
+def _content_hash(splits: dict[str, bytes], documents: dict[str, list[int]]) -> str:
+    sizes = [len(splits[split]) for split in ("train", "heldout", "tune")]
+    digest = hashlib.sha256(f"preparation {PREPARATION_VERSION} {sizes} {sorted(documents.items())}".encode())
+    for split in ("train", "heldout", "tune"):
+        digest.update(splits[split])
     return digest.hexdigest()[:12]
 
 
@@ -248,17 +255,20 @@ def _read(target: Path, content_hash: str) -> Corpus | None:
     """A corpus of the cache, or None when it is not there or not intact."""
     try:
         meta = json.loads((target / "corpus.json").read_text())
-        documents, name, facts = meta["heldout_document"], meta["name"], meta["facts"]
-        train, heldout = ((target / f"{split}.bin").read_bytes() for split in ("train", "heldout"))
+        documents, name, facts = meta["documents"], meta["name"], meta["facts"]
+        splits = {split: (target / f"{split}.bin").read_bytes() for split in ("train", "heldout", "tune")}
+        starts = {split: np.asarray(documents[split], np.int64) for split in ("heldout", "tune")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if _content_hash(train, heldout, documents) != content_hash:
+    if _content_hash(splits, documents) != content_hash:
         return None
     return Corpus(
         name=name,
         content_hash=content_hash,
-        train=np.frombuffer(train, np.uint8),
-        heldout=np.frombuffer(heldout, np.uint8),
-        heldout_document=np.asarray(documents, np.int64),
+        train=np.frombuffer(splits["train"], np.uint8),
+        heldout=np.frombuffer(splits["heldout"], np.uint8),
+        heldout_document=starts["heldout"],
+        tune=np.frombuffer(splits["tune"], np.uint8),
+        tune_document=starts["tune"],
         facts=facts,
     )

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling import fast
+from scaling.architectures import architecture_of
 from scaling.config import ModelConfig
-from scaling.model import initial_parameters
 
 EVALUATION_BATCH = 8
 """Windows a batch: 4 to 16 take the same time within noise, 64 takes a fifth more (LOG.md)."""
@@ -21,14 +20,14 @@ def window_losses(model: ModelConfig, parameters: dict, windows: np.ndarray) -> 
     padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), np.uint8)
     padded[:count] = windows
     batches = padded.reshape(-1, 1, EVALUATION_BATCH, length + 1)
-    losses = [fast.window_losses(model, parameters, batch) for batch in batches]
+    losses = [architecture_of(model).window_losses(model, parameters, batch) for batch in batches]
     return np.concatenate([np.asarray(loss)[0] for loss in losses])[:count].astype(np.float64)
 
 
 @lru_cache(maxsize=4)
 def compile_evaluation(model: ModelConfig) -> None:
     """Compile the held-out loss of a shape by evaluating one batch of nothing, or fetch it from the shared cache."""
-    shapes = jax.eval_shape(lambda: initial_parameters(model, 0))
+    shapes = jax.eval_shape(lambda: architecture_of(model).initial_parameters(model, 0))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), np.uint8))
 

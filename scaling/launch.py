@@ -189,8 +189,8 @@ def _start_worker(root: Path, *, cpu: int | None) -> subprocess.Popen:
     command = [sys.executable, "-m", "scaling.cli.main", "worker", str(root), "--follow"]
     if cpu is not None:
         command += ["--cpu", str(cpu)]
-    log = open(root / "workers.log", "ab")  # noqa: SIM115 - the child keeps it
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    with open(root / "workers.log", "ab") as log:  # the child keeps its own handle
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
 
 def _record_death(folder: Folder, pending: list[Trunk], process: subprocess.Popen, deaths: Counter[str]) -> None:

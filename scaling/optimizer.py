@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from scaling.config import OptimizerConfig
+from scaling.registry import OPTIMIZERS, optimizer_maker
 
 GROUPS = {"embedding": "embedding", "head": "head", "query_gain": "embedding"}
 """Parameter name -> rate group; every other parameter is a `matrix`."""
@@ -79,19 +80,35 @@ def group_of(path: tuple) -> str:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Directions (to be subtracted): Muon for the group `matrix`, Adam for the rest."""
+    """Directions (to be subtracted): Muon (or, for adamw, Adam) for the group `matrix`, Adam for the rest; or a registered optimizer's."""
+    if config.kind not in OPTIMIZERS:
+        return optimizer_maker(config.kind)(config)
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=1e-10)
     return optax.partition(
-        {"matrix": scale_by_muon(config.momentum), "embedding": adam, "head": adam},
+        {"matrix": scale_by_muon(config.momentum) if config.kind == "muon" else adam, "embedding": adam, "head": adam},
         lambda parameters: jax.tree_util.tree_map_with_path(lambda path, _: group_of(path), parameters),
     )
 
 
-def rate_multiplier(step, *, batch_tokens, warmup_steps, decay_power, decay_from_tokens, cooldown_start, cooldown_end):
-    """Factor on every rate at `step` (0-based): warm-up x trunk decay x cooldown.
+def rate_multiplier(
+    step,
+    *,
+    batch_tokens,
+    warmup_steps,
+    decay_power,
+    decay_from_tokens,
+    cooldown_start,
+    cooldown_end,
+    cosine=0.0,
+    linear=0.0,
+    total_steps=0.0,
+    final_rate=0.0,
+):
+    """Factor on every rate at `step` (0-based): warm-up x trunk decay x cooldown x whole-run fall.
 
     warm-up min(1, (t + 1) / w); trunk min(1, (tokens / decay_from)^-p) with tokens counted after the step; cooldown 1 - sqrt(fraction),
-    where fraction runs from 0 at `cooldown_start` to 1 just past `cooldown_end` (Haegele et al. 2024).
+    where fraction runs from 0 at `cooldown_start` to 1 just past `cooldown_end` (Haegele et al. 2024). With `cosine` or `linear` = 1 the
+    rate falls from the end of the warm-up to `final_rate` of the peak just past `total_steps` (Loshchilov & Hutter 2017).
 
     >>> float(rate_multiplier(99, batch_tokens=512, warmup_steps=50, decay_power=0.0, decay_from_tokens=1.0,
     ...                       cooldown_start=1e9, cooldown_end=2e9))
@@ -100,4 +117,6 @@ def rate_multiplier(step, *, batch_tokens, warmup_steps, decay_power, decay_from
     warmup = jnp.minimum(1.0, (step + 1) / jnp.maximum(warmup_steps, 1))
     decay = jnp.minimum(1.0, ((step + 1) * batch_tokens / decay_from_tokens) ** -decay_power)
     fraction = jnp.clip((step - cooldown_start + 1) / (cooldown_end - cooldown_start + 1), 0.0, 1.0)
-    return warmup * decay * (1 - jnp.sqrt(fraction))
+    progress = jnp.clip((step + 1 - warmup_steps) / jnp.maximum(total_steps + 1 - warmup_steps, 1), 0.0, 1.0)
+    fallen = cosine * (1 - jnp.cos(jnp.pi * progress)) / 2 + linear * progress
+    return warmup * decay * (1 - jnp.sqrt(fraction)) * (1 - (1 - final_rate) * fallen)

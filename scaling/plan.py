@@ -1,26 +1,25 @@
-"""Sweep -> list of resolved runs, grouped into trunks with their branches; what they cost.
+"""Sweep -> list of resolved runs, grouped into trunks with their branches; what they cost."""
 
-The recipe lives here: one dial (`d_model`) decides shape and rates. Its numbers were measured on longer runs of a prototype, not yet here;
-every one of them can be overridden in the sweep file.
-"""
-
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from scaling.accounting import training_flops_per_token
 from scaling.config import (
     DataConfig,
     ModelConfig,
-    ModelGrid,
-    OptimizerConfig,
     RunConfig,
-    ScheduleConfig,
+    Split,
     Sweep,
     Training,
     TrunkConfig,
     UserError,
     parse_quantity,
 )
+from scaling.recipe import branch_step_of, optimizer_of, schedule_config, seed_data_of, small_recipe
+
+__all__ = ["Trunk", "by_preference", "flops_spent", "group_trunks", "optimizer_of", "resolve", "small_recipe", "tune_amounts", "tune_runs"]
 
 VOCAB_SIZE = {"bytes": 256}
 
@@ -45,47 +44,6 @@ class Trunk:
         return float(self.trained_steps * self.config.data.batch_tokens * training_flops_per_token(self.config.model))
 
 
-def small_recipe(d_model: int, *, grid: ModelGrid, vocab_size: int) -> ModelConfig:
-    """Width -> shape: 3 layers, d_ff = 4 d, head dimension 8 * 2^k with 3-4 heads (2 heads at width 16)."""
-    head_dim = grid.head_dim or _head_dim(d_model)
-    if d_model % head_dim:
-        raise UserError(
-            f"model.d_model = {d_model} is not divisible by the head dimension {head_dim}; "
-            f"use a multiple of {head_dim} or set model.head_dim to a divisor of every width"
-        )
-    if head_dim % 2:
-        raise UserError(f"model.head_dim = {head_dim} is odd; rotary positions need an even head dimension")
-    return ModelConfig(
-        d_model=d_model,
-        n_layers=grid.n_layers or 3,
-        n_heads=d_model // head_dim,
-        d_ff=grid.d_ff or 4 * d_model,
-        vocab_size=vocab_size,
-        sequence_length=grid.sequence_length,
-        rope_base=grid.rope_base,
-    )
-
-
-def _head_dim(d_model: int) -> int:
-    head_dim = 8
-    while d_model >= 6 * head_dim:
-        head_dim *= 2
-    return head_dim
-
-
-def optimizer_of(training: Training, *, d_model: int) -> OptimizerConfig:
-    """Rates by parameter group: Muon's and the embedding's do not depend on the width, the head's falls as 32 / d."""
-    return OptimizerConfig(
-        learning_rate=training.learning_rate,
-        embedding_learning_rate=training.embedding_learning_rate,
-        head_learning_rate=training.head_learning_rate * 32 / d_model,
-        momentum=training.momentum,
-        beta1=training.beta1,
-        beta2=training.beta2,
-        weight_decay=training.weight_decay,
-    )
-
-
 def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     """Every run of the sweep: the fitted grid first, then the hold-outs.
 
@@ -94,10 +52,15 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     UserError
         Impossible shape, too few tokens for one step of trunk and cooldown, or a hold-out that is also fitted.
     """
-    runs = _grid(sweep, sweep.model.d_model, sweep.data.tokens, sweep.training.seeds, role="fit", corpus_hash=corpus_hash)
+    grid = sweep.data.tokens
+    seeds, widths = sweep.training.seeds, sweep.model.d_model
+    runs = []
+    for d_model, count in zip(widths, seeds if isinstance(seeds, list) else [seeds] * len(widths), strict=True):
+        runs += _grid(sweep, [d_model], grid, sweep.training, range(count), role="fit", corpus_hash=corpus_hash)
     if sweep.holdout:
         held = sweep.holdout
-        holdouts = _grid(sweep, held.d_model, held.tokens, held.seeds, role="holdout", corpus_hash=corpus_hash)
+        seeds = range(held.first_seed, held.first_seed + held.seeds)
+        holdouts = _grid(sweep, held.d_model, held.tokens, sweep.training, seeds, role="holdout", corpus_hash=corpus_hash)
         fitted = {run.trunk_id for run in runs}
         for run in holdouts:
             if run.trunk_id in fitted:
@@ -109,42 +72,81 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     return runs
 
 
-def _grid(sweep: Sweep, widths: list, tokens: list, seeds: int, *, role: str, corpus_hash: str) -> list[RunConfig]:
-    training = sweep.training
+def tune_runs(sweep: Sweep, *, rates: dict[int, list[float]], corpus_hash: str) -> list[RunConfig]:
+    """Runs of `[tune]`: every rate of a width (as `rates` lists them) at every tuning batch, seed and amount of data.
+
+    They are scored on the tuning text, never on the held-out one. With trunks the middle amount is where the rate is chosen; the branches
+    at the ends show what that choice costs there.
+    """
+    tune = sweep.tune
+    if tune is None:
+        return []
+    runs = []
+    for d_model, tried in rates.items():
+        for batch in tune.batch_tokens or [sweep.training.batch_tokens]:
+            for rate in tried:
+                fixed = {"learning_rate": rate, "learning_rate_params_power": 0.0, "learning_rate_tokens_power": 0.0, "batch_tokens": batch}
+                training = msgspec.structs.replace(sweep.training, **fixed)
+                amounts = tune.tokens or tune_amounts(sweep)
+                runs += _grid(sweep, [d_model], amounts, training, range(tune.seeds), role="tune", corpus_hash=corpus_hash, split="tune")
+    return runs
+
+
+def tune_amounts(sweep: Sweep) -> list[float]:
+    """Tokens at which rates are tried when `tune.tokens` does not say: the ends of the grid, and (with trunks) their geometric mean."""
+    amounts = sorted(parse_quantity(value) for value in sweep.data.tokens)
+    ends = [amounts[0], amounts[-1]] if len(amounts) > 1 else amounts
+    return ends if sweep.training.schedule != "trunk" or len(ends) < 2 else [ends[0], (ends[0] * ends[1]) ** 0.5, ends[1]]
+
+
+def _grid(
+    sweep: Sweep,
+    widths: list,
+    tokens: Sequence,
+    training: Training,
+    seeds: Iterable[int],
+    *,
+    role: str,
+    corpus_hash: str,
+    split: Split | None = None,
+) -> list[RunConfig]:
     runs = []
     for d_model in widths:
         model = small_recipe(d_model, grid=sweep.model, vocab_size=VOCAB_SIZE[sweep.tokenizer])
-        for seed in range(seeds):
-            trunk = TrunkConfig(
-                model=model,
-                optimizer=optimizer_of(training, d_model=d_model),
-                schedule=ScheduleConfig(
-                    warmup_steps=training.warmup_steps,
-                    decay_power=training.learning_rate_decay_power,
-                    decay_from_tokens=round(parse_quantity(training.learning_rate_decay_from)),
-                ),
-                data=DataConfig(
-                    corpus=sweep.corpus,
-                    corpus_hash=corpus_hash,
-                    tokenizer=sweep.tokenizer,
-                    batch_tokens=training.batch_tokens,
-                    evaluation_windows=sweep.evaluation.windows,
-                    seed_data=seed,
-                ),
-                seed_init=seed,
-            )
+        for seed in seeds:
             for amount in sorted(parse_quantity(value) for value in tokens):
-                steps = round(amount / training.batch_tokens)
-                branch_step = round(steps * (1 - training.cooldown_fraction))
-                if not 0 < branch_step < steps:
-                    raise UserError(
-                        f"data.tokens = {amount:g} is {steps} steps of {training.batch_tokens} tokens, too few for a trunk and a "
-                        f"cooldown; use at least {10 * training.batch_tokens}"
-                    )
+                steps, branch_step = _steps(training, amount)
+                trunk = TrunkConfig(
+                    model=model,
+                    optimizer=optimizer_of(training, d_model=d_model, model=model, tokens=amount),
+                    schedule=schedule_config(training, steps=steps),
+                    data=DataConfig(
+                        corpus=sweep.corpus,
+                        corpus_hash=corpus_hash,
+                        tokenizer=sweep.tokenizer,
+                        batch_tokens=training.batch_tokens,
+                        evaluation_windows=sweep.evaluation.windows,
+                        seed_data=seed_data_of(training, model=model, seed=seed, steps=steps),
+                        evaluation_split=split or sweep.evaluation.split,
+                    ),
+                    seed_init=seed,
+                )
                 runs.append(RunConfig(trunk=trunk, steps=steps, branch_step=branch_step, role=role))  # pyright: ignore[reportArgumentType]
     if len({run.run_id for run in runs}) < len(runs):
         raise UserError("data.tokens: two amounts round to the same number of steps; space them further apart")
     return runs
+
+
+def _steps(training: Training, amount: float) -> tuple[int, int]:
+    """All steps of a run, and those before its cooldown."""
+    steps = round(amount / training.batch_tokens)
+    branch_step = branch_step_of(training, steps=steps)
+    if not 0 < branch_step <= steps or (branch_step == steps and training.schedule in ("trunk", "wsd")):
+        raise UserError(
+            f"data.tokens = {amount:g} is {steps} steps of {training.batch_tokens} tokens, too few for a trunk and a "
+            f"cooldown; use at least {10 * training.batch_tokens}"
+        )
+    return steps, branch_step
 
 
 def group_trunks(runs: list[RunConfig]) -> list[Trunk]:

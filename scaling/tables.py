@@ -18,7 +18,7 @@ from scaling.timings import OVERHEAD, read_timings
 
 RUN_COLUMNS = (
     "run_id,trunk_id,status,role,numerics_id,name,corpus,corpus_hash,tokenizer,recipe_version,d_model,n_layers,n_heads,d_ff,vocab_size,"
-    "sequence_length,batch_tokens,steps,branch_step,warmup_steps,cooldown_steps,schedule,learning_rate,seed_init,seed_data,"
+    "sequence_length,batch_tokens,steps,branch_step,warmup_steps,cooldown_steps,schedule,optimizer,learning_rate,weight_decay,evaluation_split,tuning,seed_init,seed_data,"
     "params_embedding,params_non_embedding,params_unembedding,params_total,tokens,tokens_unique,epochs,tokens_per_param,"
     "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,overhead_seconds,host,finished_at"
 ).split(",")
@@ -67,7 +67,11 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "branch_step": run.branch_step,
         "warmup_steps": config.schedule.warmup_steps,
         "cooldown_steps": run.steps - run.branch_step,
-        "schedule": resolved.sweep.training.schedule,
+        "schedule": config.schedule.shape,
+        "optimizer": config.optimizer.kind,
+        "weight_decay": config.optimizer.weight_decay,
+        "evaluation_split": config.data.evaluation_split,
+        "tuning": _tuning(resolved, run),
         "learning_rate": config.optimizer.learning_rate,
         "seed_init": config.seed_init,
         "seed_data": config.data.seed_data,
@@ -87,6 +91,16 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "host", "finished_at")
         row |= {key: result[key] for key in keys if key in result} | {"attempts": result["attempt"]} | _timing_columns(result)
     return row
+
+
+def _tuning(resolved: Resolved, run: RunConfig) -> str:
+    """Where the rate of a run comes from: `tried` (a tuning run), `tuned` (this sweep's own), `set` (in the sweep file), `recipe`."""
+    if run.role == "tune":
+        return "tried"
+    if resolved.sweep.tune is not None:
+        return "tuned"
+    training = resolved.sweep.training
+    return "recipe" if training.learning_rate is None and training.learning_rate_params_power is None else "set"
 
 
 def _timing_columns(result: dict[str, Any]) -> dict[str, float]:

@@ -21,8 +21,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from scaling import fast
 from scaling.accounting import training_flops_per_token
+from scaling.architectures import architecture_of
 from scaling.checkpoint import decode_tree, encode_tree, restore_tree
 from scaling.claim import Claim, owned
 from scaling.config import ModelConfig, OptimizerConfig, RunConfig, TrunkConfig
@@ -30,8 +30,7 @@ from scaling.corpus import Corpus, data_order
 from scaling.environment import environment
 from scaling.evaluate import clustered_standard_error, compile_evaluation, window_losses
 from scaling.forecasts import forecast_hash
-from scaling.model import initial_parameters
-from scaling.optimizer import group_of, make_optimizer, rate_multiplier
+from scaling.optimizer import make_optimizer, rate_multiplier
 from scaling.plan import Trunk
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
 from scaling.timings import Stopwatch
@@ -56,21 +55,21 @@ class Program:
 @lru_cache(maxsize=4)
 def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
     """Build the training program of a shape. Rates and schedule are arguments of the program, not part of it."""
-    transform = make_optimizer(optimizer)
+    transform, architecture = make_optimizer(optimizer), architecture_of(model)
 
     def start(seed: int) -> State:
-        parameters = initial_parameters(model, seed)
+        parameters = architecture.initial_parameters(model, seed)
         state = {"parameters": parameters, "optimizer": transform.init(parameters)}
         return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)  # no weak types: they would compile `advance` twice
 
     def one_step(step, first, state, windows, rates, schedule):
         batch = lax.dynamic_index_in_dim(windows, step - first, keepdims=False).astype(jnp.int32)
-        loss, gradients = jax.value_and_grad(lambda p: fast.mean_loss(model, p, batch))(state["parameters"])
+        loss, gradients = jax.value_and_grad(lambda p: architecture.mean_loss(model, p, batch))(state["parameters"])
         directions, optimizer_state = transform.update(gradients, state["optimizer"], state["parameters"])
         multiplier = rate_multiplier(step.astype(jnp.float32), **schedule)
 
         def new_value(path, value, direction):
-            group = group_of(path)
+            group = architecture.group_of(str(path[-1].key))
             decay = rates["weight_decay"] * value if group == "matrix" else 0.0
             return value - multiplier * rates[group] * (direction + decay)
 
@@ -243,7 +242,7 @@ class Trainer:
         with self.stopwatch.during("compilation"):
             compile_evaluation(self.config.model)
         with self.stopwatch.during("evaluation"):
-            windows, documents = self.corpus.evaluation_windows(count, length=length)
+            windows, documents = self.corpus.evaluation_windows(count, length=length, split=self.config.data.evaluation_split)
             losses = window_losses(self.config.model, parameters, windows)
         return {
             "loss": float(losses.mean()),
@@ -366,6 +365,8 @@ def _shape_only(optimizer: OptimizerConfig) -> OptimizerConfig:
         momentum=optimizer.momentum,
         beta1=optimizer.beta1,
         beta2=optimizer.beta2,
+        kind=optimizer.kind,
+        options=optimizer.options,
     )
 
 
@@ -395,6 +396,10 @@ def schedule_of(config: TrunkConfig, cooldown: tuple[float, float] = _NEVER) -> 
         "decay_from_tokens": config.schedule.decay_from_tokens,
         "cooldown_start": cooldown[0],
         "cooldown_end": cooldown[1],
+        "cosine": config.schedule.shape == "cosine",
+        "linear": config.schedule.shape == "linear",
+        "total_steps": config.schedule.total_steps,
+        "final_rate": config.schedule.final_rate,
     }
     return {name: np.float32(value) for name, value in values.items()}
 

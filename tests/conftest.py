@@ -29,6 +29,7 @@ sequence_length = 32
 tokens = ["8k", "16k", "24k", "40k"]
 [training]
 seeds = 2
+data_order = "shared"
 batch_tokens = 128
 warmup_steps = 5
 [evaluation]

@@ -80,7 +80,7 @@ def _runs(text, tmp_path):
 
 def test_ids_change_with_what_determines_the_numbers_and_with_nothing_else(tmp_path):
     base = _runs(GOOD, tmp_path)[0]
-    assert base.run_id == "d16-D1M-s0-0-e92deb0c27", "ids changed: results on users' disks would be trained again"
+    assert base.run_id == "d16-D1M-s0-15172353-be9c47e526", "ids changed: results on users' disks would be trained again"
     assert _runs(GOOD.replace('"x"', '"y"'), tmp_path)[0].run_id == base.run_id
     longer = _runs(GOOD.replace('"1M"', '"2M"'), tmp_path)[0]
     assert longer.trunk_id == base.trunk_id and longer.run_id != base.run_id

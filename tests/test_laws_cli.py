@@ -104,7 +104,8 @@ def test_report_and_plot(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["plot", str(fitted), "--out", str(tmp_path), "--format", "svg", "--law", "chinchilla", *BOOTSTRAP]) == 0
     printed = capsys.readouterr().out.split()
     assert {Path(path).stem for path in printed} == {
-        "loss_curves", "loss_vs_params", "loss_vs_tokens", "loss_vs_flops", "approaches", "diminishing_returns", "residuals"
+        "loss_curves", "loss_vs_params", "loss_vs_tokens", "loss_vs_flops", "approaches", "diminishing_returns", "residuals",
+        "windows", "noise",
     }  # fmt: skip
     assert all(Path(path).is_file() for path in printed)
 

@@ -19,10 +19,21 @@ from synthetic import true_loss, write_results
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.errors import UserError
 from analysis.plot_style import distinct, levels_of, log_ticks, new_figure, power_of_ten, si, spread
-from analysis.plotting import figures, plot_all
+from analysis.plotting import coordinate_figures, figures, plot_all, tuning_figures
 from analysis.tables import Analysis, analyse
+from analysis.tuning import tuning_table
 
-NAMES = ["loss_curves", "loss_vs_params", "loss_vs_tokens", "loss_vs_flops", "approaches", "diminishing_returns", "residuals"]
+NAMES = [
+    "loss_curves",
+    "loss_vs_params",
+    "loss_vs_tokens",
+    "loss_vs_flops",
+    "approaches",
+    "diminishing_returns",
+    "residuals",
+    "windows",
+    "noise",
+]
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +128,33 @@ def test_foreign_table_without_grid(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "mine.csv", out=tmp_path / "mine", bootstrap=50, laws=("chinchilla",))
     drawn = dict(figures(analysis))
     # No curves were recorded; by chance six budgets hold four sizes or more.
-    assert list(drawn) == [*NAMES[1:4], "isoflop", *NAMES[4:]]
+    assert list(drawn) == [*NAMES[1:4], "isoflop", *NAMES[4:-1]]
     for name, figure in drawn.items():
         check_texts(figure, name)
+
+
+@pytest.mark.parametrize("rates", [[0.004, 0.008, 0.016, 0.032, 0.064], [0.002, 0.004, 0.008]], ids=["bracketed", "not bracketed"])
+def test_rates_and_coordinates_are_drawn(rates: list[float]) -> None:
+    rows = pd.DataFrame(
+        [
+            {"params_non_embedding": size, "d_model": size // 1000, "tokens": tokens, "batch_tokens": 512, "schedule": "trunk",
+             "learning_rate": rate, "status": "done", "role": "tune", "loss": 2 + np.log(rate / 0.02 * (size / 25_000) ** 0.2) ** 2 / 20}
+            for size in (20_000, 50_000, 170_000) for tokens in (500_000, 1_000_000, 2_000_000) for rate in rates
+        ]
+    )  # fmt: skip
+    ((name, figure),) = tuning_figures(tuning_table(rows), rows)
+    assert len(figure.axes) == (2 if len(rates) == 5 else 1)
+    check_texts(figure, name)
+    parts = ("embedding", "attention", "mlp", "residual stream", "logits")
+    changes = pd.DataFrame(
+        [
+            {"part": part, "d_model": width, "steps": 10, "change": 0.1 * (1 + i), "slope": 0.0}
+            for i, part in enumerate(parts)
+            for width in (16, 64)
+        ]
+    )
+    ((name, figure),) = coordinate_figures(changes)
+    check_texts(figure, name)
 
 
 def test_one_law_in_one_variable(tmp_path: Path) -> None:

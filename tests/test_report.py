@@ -70,7 +70,7 @@ def test_page_is_self_contained_and_escaped(analysed: tuple[Analysis, Path], mon
     names = [tag for tag, _ in page.tags]
     assert not {"script", "link", "iframe", "object", "b"} & set(names)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 7
+    assert len(images) == 9
     assert all((image["src"] or "").startswith("data:image/png;base64,") and image["alt"] for image in images)
     assert not any(name.startswith("on") or name == "href" for _, attributes in page.tags for name in attributes)
     assert EVIL in "".join(page.words)  # shown as text

@@ -47,12 +47,22 @@ def undisturbed(tmp_path_factory, text_folder):
     return sweep, folder / "tiny", done
 
 
+def test_plan_of_a_finished_sweep_says_where_one_more_seed_pays(undisturbed):
+    sweep, root, _ = undisturbed
+    planned = scaling("plan", sweep, "--results", root.parent)
+    assert planned.returncode == 0
+    assert "one seed more, by what it takes off the sd of the forecast" in planned.stderr
+    assert planned.stderr.count("% of the best a FLOP") == 2 and " 100 % of the best a FLOP" in planned.stderr
+
+
 def test_run_ends_with_laws_forecast_and_places(undisturbed):
     _, root, done = undisturbed
     for words in ("chinchilla: L = E + A/N^alpha + B/D^beta", "95 % interval", "forecast", "observed", "report.html", "next"):
         assert words in done.stdout
     assert "\x1b" not in done.stdout + done.stderr and "17/17 runs" in done.stderr
-    expected = "runs laws fits exclusions frontier returns critical approaches conventions predictions".split()
+    expected = (
+        "runs laws fits windows noise exclusions frontier returns critical approaches conventions predictions tuning rate_law".split()
+    )
     assert {path.stem for path in root.glob("*.csv")} == set(expected)
     assert (root / "curves.parquet").exists() and (root / "report.html").exists() and (root / "checklist.md").exists()
     assert len(list((root / "plots").glob("*.png"))) >= 6

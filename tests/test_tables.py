@@ -21,6 +21,11 @@ COLUMNS = {
     "laws": "fit_id,law,approach,n_column,parameter,estimate,std_error,ci_low,ci_high,ci_level,method",
     "fits": "fit_id,law,n_column,n_runs,n_trunks,n_excluded,loss,objective,rmse_log,r2,aicc,bic,cv_error,starts,"
     "starts_agree,condition,status",
+    "windows": "fit_id,law,n_column,window,parameter,estimate,std_error,ci_low,ci_high,ci_level,change,change_sd,inside,n_runs,rmse_log,"
+    "left_out_mean,left_out_max",
+    "noise": "params,tokens,n_runs,loss_mean,sd,sd_ci_low,sd_ci_high,ci_level,noise_sd,residual,mean_sd",
+    "tuning": "params_non_embedding,d_model,tokens,batch_tokens,rate_best,ci_low,ci_high,bracketed,chosen,rate_used,penalty,reason",
+    "rate_law": "parameter,estimate,ci_low,ci_high,params,tokens,batch_tokens,n_cells,method",
     "exclusions": "run_id,reason",
     "frontier": "approach,law,n_column,flops,params_opt,tokens_opt,loss",
     "returns": "axis,from,to,loss_from,loss_to,gain,gain_per_doubling",

@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "tables.md"
 
 def documented() -> dict[str, list[str]]:
     """Columns of each section's table."""
-    sections = re.split(r"^## ([a-z]+)\.(?:csv|parquet).*$", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)[1:]
+    sections = re.split(r"^## ([a-z_]+)\.(?:csv|parquet).*$", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)[1:]
     found = {}
     for name, text in zip(sections[::2], sections[1::2], strict=True):
         cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]

@@ -18,12 +18,16 @@ from scaling.record import Folder, Resolved, read_metrics, read_result, write_js
 from scaling.train import Trainer
 
 
-@pytest.fixture
-def resolved(tiny_sweep):
-    sweep = load_sweep(tiny_sweep)
+def resolve_all(path):
+    sweep = load_sweep(path)
     corpus = prepare(sweep.corpus)
     runs = resolve(sweep, corpus_hash=corpus.content_hash)
     return Resolved(sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=corpus.facts, runs=runs)
+
+
+@pytest.fixture
+def resolved(tiny_sweep):
+    return resolve_all(tiny_sweep)
 
 
 def start(root, resolved):
@@ -39,16 +43,26 @@ def trainer_for(folder, resolved, trunk=None):
     return Trainer(folder, trunk, claim, prepare(resolved.sweep.corpus))
 
 
-def test_golden_losses(tmp_path, resolved):
+GOLDEN = {
+    "recipe 2": ("", [2.732217, 2.277851, 2.239527, 2.176238, 2.106631, 2.034557, 2.007604]),
+    "at the rate of recipe 1": (
+        "learning_rate = 0.016\nlearning_rate_params_power = 0",
+        [2.770022, 2.298742, 2.277589, 2.240714, 2.181875, 2.127202, 2.102756],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden_losses(tmp_path, tiny_sweep, case):
     """If this fails and the change of numbers is meant, raise RECIPE_VERSION and renew results/reference (float32 rounding is allowed)."""
+    settings, expected = GOLDEN[case]
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("[training]", f"[training]\n{settings}"))
+    resolved = resolve_all(tiny_sweep)
     folder = start(tmp_path / "a", resolved)
     trainer = trainer_for(folder, resolved)
     trainer.train()
     losses = [point["train_loss"] for point in read_metrics(folder.run(trainer.trunk.runs[-1].run_id) / "metrics.jsonl")]
-    np.testing.assert_allclose(losses, GOLDEN, rtol=1e-4)
-
-
-GOLDEN = [2.770022, 2.298742, 2.277589, 2.240714, 2.181875, 2.127202, 2.102756]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
 
 class Stop(Exception):

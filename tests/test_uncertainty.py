@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import f as f_distribution
+from scipy.stats.mstats import mquantiles
 
 from analysis.effects import NoisePosterior, simulate_noise, split_noise
 from analysis.errors import UserError
 from analysis.fitting import Fit, fit
 from analysis.noise import estimate_noise, residual_noise
 from analysis.runs import Runs, read_runs
+from analysis.sampling import percentile_band
 from analysis.uncertainty import bootstrap
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published"
@@ -182,3 +184,16 @@ def test_intervals_cover_under_shared_noise() -> None:
 def test_intervals_cover_under_shared_noise_for_long() -> None:
     for name, share in coverage(600, 200).items():
         assert 0.88 <= share <= 0.99, name
+
+
+@pytest.mark.parametrize("n", [39, 400, 1000])
+def test_a_band_holds_the_next_draw_with_its_level(n: int) -> None:
+    """The k-th of n ordered uniform numbers has mean k / (n + 1); SciPy's quantiles (alphap = betap = 0) are the second witness."""
+    expected = np.arange(1, n + 1) / (n + 1)
+    assert percentile_band(expected, 0.95) == pytest.approx((0.025, 0.975), abs=1e-12)
+    values = np.random.default_rng(n).standard_normal((n, 3))
+    values[::7, 1] = np.nan
+    bands = np.array(percentile_band(values, 0.9))
+    for column in range(3):
+        finite = values[np.isfinite(values[:, column]), column]
+        assert bands[:, column] == pytest.approx(mquantiles(finite, [0.05, 0.95], alphap=0, betap=0), abs=1e-12)

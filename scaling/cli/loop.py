@@ -52,6 +52,41 @@ def forecast_target(run: RunConfig) -> dict:
     }
 
 
+def where_seeds_pay(root: Path, resolved: Resolved) -> str:
+    """Say at which size one more seed takes most off the uncertainty of the forecast, for its compute, by the noise measured so far."""
+    import analysis
+    from analysis.errors import UserError
+    from analysis.repeats import where_repeats_pay
+    from analysis.uncertainty import bootstrap
+    from scaling.config import format_quantity
+    from scaling.plan import group_trunks
+
+    options = resolved.sweep.fit
+    try:
+        runs = analysis.read_runs(root, n_column=options.n_column)
+        fit = analysis.fit(options.forecast_law, runs, loss=options.loss, link=options.link, seed=options.seed)
+    except UserError as error:
+        return f"where a seed pays: not known yet ({error})"
+    if {"N", "D"} - set(fit.law.variables) or not fit.noise.repeats:
+        return "where a seed pays: not known without repeats; set training.seeds to 2 or more"
+    fit = bootstrap(fit, draws=200, seed=options.seed)
+    size_of = {trunk.trunk_id: trunk.flops for trunk in group_trunks(resolved.runs) if trunk.role == "fit"}
+    cost = {float(n): max(size_of.get(str(t), 0.0) for t in rows["trunk_id"]) for n, rows in fit.frame.groupby("N")}
+    held = [run for run in resolved.runs if run.role == "holdout"]
+    aim = max((forecast_target(run) for run in held), key=lambda target: target["flops"]) if held else None
+    n, d = (float(aim[options.n_column]), float(aim["tokens"])) if aim else (float(fit.frame["N"].max()), float(fit.frame["D"].max()))
+    at = f"N = {format_quantity(n)}, D = {format_quantity(d)}"
+    table = where_repeats_pay(fit, target=(n, d), cost=cost)
+    lines = [f"one seed more, by what it takes off the sd of the forecast at {at} (if the law is true):"]
+    for row in table.to_dict("records"):
+        exponents = ", ".join(f"{name} -{100 * row[name]:.1f} %" for name in ("alpha", "beta") if name in row)
+        lines.append(
+            f"  N = {format_quantity(row['params']):>6}: forecast -{100 * row['forecast']:.1f} %, {exponents}; {row['flops']:.1e} FLOPs,"
+            f" {100 * row['forecast_per_flops']:.0f} % of the best a FLOP"
+        )
+    return "\n".join(lines)
+
+
 def fit_settings(options: FitOptions) -> dict:
     """Keyword arguments of `analysis.tables.analyse` from a sweep's `[fit]`."""
     return {

@@ -26,7 +26,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
-    from scaling.cli import import_commands, laws_commands, runs_commands
+    from scaling.cli import import_commands, laws_commands, recipe_commands, runs_commands
 
     top = OneLineParser(
         prog="scaling",
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"scaling {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     runs_commands.add_parsers(commands)
+    recipe_commands.add_parsers(commands)
     laws_commands.add_parsers(commands)
     import_commands.add_parsers(commands)
     return top
@@ -46,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
     try:
+        if os.environ.get("SCALING_PLUGINS"):
+            from scaling.registry import load_plugins
+
+            load_plugins()
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is lost; the same command continues where it stopped", file=sys.stderr)

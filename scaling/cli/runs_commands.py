@@ -86,9 +86,15 @@ def _resolve(path: str, *, results: Path):
             "add sizes, tokens or seeds, or leave [holdout] out"
         )
     corpus = prepare(sweep.corpus)
-    corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length)
+    corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length, split=sweep.evaluation.split)
     runs = resolve(sweep, corpus_hash=corpus.content_hash)
     resolved = Resolved(sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=corpus.facts, runs=runs)
+    if sweep.tune:
+        from scaling.cli.tuning import tuned
+        from scaling.record import Folder
+
+        corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length, split="tune")
+        resolved = tuned(resolved, Folder(results / sweep.name), train=None)
     return resolved, results / sweep.name
 
 
@@ -125,6 +131,10 @@ def plan_command(arguments: argparse.Namespace) -> int:
         f"results will be in {root}   next: {program()} run {arguments.sweep}",
         file=sys.stderr,
     )
+    if (root / "fits.csv").is_file():
+        from scaling.cli.loop import where_seeds_pay
+
+        print(where_seeds_pay(root, resolved), file=sys.stderr)
     return 0
 
 
@@ -165,9 +175,13 @@ def run_command(arguments: argparse.Namespace) -> int:
     workers = arguments.workers or len(usable_cpus())
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
-    write_json(folder.resolved, resolved)
     if arguments.retry:
         _forget_failures(folder, resolved)
+    session = Session(folder, resolved, workers, stopwatch)
+    if resolved.sweep.tune:
+        session.tune()
+        resolved = session.resolved
+    write_json(folder.resolved, resolved)
     todo = len(resolved.runs) - check_results(folder, resolved)
     pending = pending_trunks(folder, resolved)
     expected = estimate(folder, pending, read_calibration(workers), workers=workers)
@@ -175,7 +189,6 @@ def run_command(arguments: argparse.Namespace) -> int:
     rough = "" if expected.measured else f" (rough: `{program()} plan` measures this machine)"
     about = f"about {clock(expected.seconds)}{rough}"
     print(f"{resolved.sweep.name}: {note}, {workers} workers, {about}, results in {root}", file=sys.stderr, flush=True)
-    session = Session(folder, resolved, workers, stopwatch)
     stopwatch.switch("analysis")
     if pending:
         session.train()

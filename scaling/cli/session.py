@@ -7,7 +7,7 @@ from scaling.config import RunConfig
 from scaling.display import Display, clock
 from scaling.estimate import Estimate
 from scaling.launch import launch
-from scaling.record import Folder, Resolved, read_result
+from scaling.record import Folder, Resolved, read_result, write_json
 from scaling.timings import Stopwatch, Timings, describe, read_timings, worker_seconds
 
 
@@ -21,15 +21,31 @@ class Session:
     stopwatch: Stopwatch
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[tuple[RunConfig, Timings]] = field(default_factory=list)
+    before: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Note which runs were there when the session began."""
+        self.before = {path.name for path in self.folder.runs.glob("*")}
+
+    def tune(self) -> None:
+        """Train the tuning runs until every best rate lies between the rates tried; the grid then has the rates of their law."""
+        from scaling.cli.tuning import tuned
+
+        def train(part: Resolved) -> None:
+            write_json(self.folder.resolved, part)
+            self.stopwatch.switch("training")
+            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=Display(self.folder, part))
+            self.stopwatch.switch("preparation")
+
+        self.resolved = tuned(self.resolved, self.folder, train=train)
 
     def train(self) -> None:
         """Run local workers until nothing is pending, with the forecast before the hold-outs."""
-        before = {run.run_id for run in self.resolved.runs if self.folder.run(run.run_id).exists()}
         self.stopwatch.switch("training")
         launch(self.folder.root, workers=self.workers, next_runs=self._forecast, display=Display(self.folder, self.resolved))
         self.stopwatch.switch("analysis")
         self.seconds = self.stopwatch.lap().seconds
-        ended = [(run, read_result(self.folder, run.run_id, files=False)) for run in self.resolved.runs if run.run_id not in before]
+        ended = [(run, read_result(self.folder, run.run_id, files=False)) for run in self.resolved.runs if run.run_id not in self.before]
         self.laps = [(run, timings) for run, result in ended if (timings := read_timings(result))]
 
     def _forecast(self) -> None:
