@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.fitting import Fit, fit, main_fit
 from analysis.page_laws import law_record, plain
+from analysis.runs import N_COLUMNS as USUAL_N
 from analysis.runs import read_curves
 from analysis.uncertainty import bootstrap
 
@@ -26,6 +28,7 @@ CONFIG = (
 ).split()
 N_COLUMNS = ("params_non_embedding", "params_total")  # other counts of N under which the main law is fitted again
 CURVE_POINTS, CURVE_DIGITS = 40, 4
+MOST_RUNS = 2000  # on the interactive plot; more are thinned evenly
 OTHER_DRAWS = 200  # for the bands under other counts of N
 
 
@@ -39,26 +42,51 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
         of each run, thinned), forecasts (rows of predictions.csv without folds), and what N, D and C are called.
     """
     main = main_fit(analysis.fits)
-    rows = pd.concat([analysis.runs.frame, analysis.runs.holdouts], ignore_index=True)
+    rows = pd.concat([_thinned(analysis.runs.frame), _thinned(analysis.runs.holdouts)], ignore_index=True)
     config = [name for name in CONFIG if name in rows and rows[name].notna().any() and (rows[name].astype(str) != "").any()]
     counts = [name for name in dict.fromkeys((analysis.runs.n_column, *N_COLUMNS)) if name in rows and _is_count(rows[name])]
     names = list(dict.fromkeys(["run_id", "role", "N", "D", "C", "loss", *config, *counts]))
     fits = [*analysis.fits, *(other_counts(analysis, main) if main is not None else ())]
+    records = [record | {"flags": flags(f, analysis)} for f in fits if (record := law_record(f)) is not None]
     forecasts = analysis.tables["predictions"]
     return {
-        "laws": [record for f in fits if (record := law_record(f)) is not None],
+        "laws": records,
         "main": None if main is None else f"{main.law.name}|{main.n_column}",
+        "source": shlex.quote(analysis.runs.source.name if analysis.runs.folder is None else f"results/{analysis.runs.folder.resolve().name}"),
         "runs": {name: [plain(value) for value in rows[name]] for name in names if name in rows},
         "config": config,
-        "counts": counts or [analysis.runs.n_column],
+        "counts": [name for name in counts if any(record["n_column"] == name for record in records)] or [analysis.runs.n_column],
         "n_column": analysis.runs.n_column,
         "c_column": analysis.runs.c_column,
-        "fitted": len(analysis.runs.frame),
+        "fitted": min(len(analysis.runs.frame), MOST_RUNS),
+        "all": len(analysis.runs.frame),
         "curves": _curves(analysis, rows),
         "forecasts": [
             {name: plain(value) for name, value in row.items()} for row in forecasts[forecasts["kind"] != "cv"].to_dict("records")
         ],
     }
+
+
+def flags(fit: Fit, analysis: Analysis) -> str:
+    """Return the flags with which `scaling predict | optimal` gives this fit's numbers; "" where the defaults do."""
+    rows = analysis.runs.all_rows
+    usual = next((name for name in USUAL_N if name in rows and rows[name].notna().any()), None)
+    draws = 0 if fit.draws is None else len(fit.draws)
+    reasons = analysis.runs.excluded["reason"].astype(str)
+    excluded = reasons[reasons.str.startswith("excluded by: ")].str.removeprefix("excluded by: ").unique()
+    given = {
+        "law": None if fit.law.name == "chinchilla" else fit.law.name,
+        "loss": None if fit.loss == "huber:auto" else fit.loss,
+        "link": None if fit.link == "log" else fit.link,
+        "n-column": None if fit.n_column == usual else fit.n_column,
+        "exclude": " or ".join(excluded) or None,
+        "bootstrap": None if draws == 1000 else str(draws),
+    }
+    return "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
+
+
+def _thinned(rows: Frame) -> Frame:
+    return rows if len(rows) <= MOST_RUNS else rows.iloc[np.linspace(0, len(rows) - 1, MOST_RUNS).astype(int)]
 
 
 def page_json(data: dict[str, Any]) -> str:

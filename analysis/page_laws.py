@@ -12,6 +12,7 @@ from scipy.special import ndtri
 
 from analysis import model_error
 from analysis.budget import LOG_RATIOS, at_optimum
+from analysis.critical import critical_compute
 from analysis.errors import UserError
 from analysis.noise import SD_FLOOR
 from analysis.powers import power_sum
@@ -25,6 +26,7 @@ Tree = Any  # a number, a name, or [operator, tree, ...]
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "^"}
 FUNCTIONS = ("exp", "log", "sqrt", "min", "max")  # what page/law.js knows
 MOST_DRAWS = 4000  # of a law on the page; more are thinned evenly
+SHARES = (0.002, 0.005, 0.01, 0.02, 0.05)  # of the loss that one more doubling of compute must buy
 
 
 def law_record(fit: Fit) -> dict[str, Any] | None:
@@ -57,6 +59,7 @@ def law_record(fit: Fit) -> dict[str, Any] | None:
         # The standard normal numbers that `Fit.interval(noise=True)` multiplies the noise with.
         z = None if fit.draws is None else packed(np.random.default_rng(20240101).standard_normal(count)[rows])
         record |= {"z": z, "noise": _noise(fit), "model": _model(fit), "split": _split(fit.law), "logRatios": LOG_RATIOS.tolist()}
+        record["critical"] = [_critical(fit, share) for share in SHARES]
     return record
 
 
@@ -102,6 +105,13 @@ def _split(law: Law) -> dict[str, Any]:
         variables, (floor, *rest), exponent_of = form
         powers = {v: [rest[i], rest[len(variables) + exponent_of[i]]] for i, v in enumerate(variables)} | {"floor": floor}
     return {"tree": formula_tree(same.expression), "powers": powers}
+
+
+def _critical(fit: Fit, share: float) -> dict[str, Any]:
+    """Compute from which one more doubling buys less than a share of the loss, with its interval (as critical.csv at 1 %)."""
+    found = next((point for point in critical_compute(fit, share=share) if point.share == share), None)
+    values = {} if found is None else {"value": found.value, "low": found.ci_low, "high": found.ci_high, "without": found.draws_without}
+    return {"share": share} | {name: plain(values.get(name)) for name in ("value", "low", "high", "without")}
 
 
 def _noise(fit: Fit) -> dict[str, Any]:

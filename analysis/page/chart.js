@@ -80,9 +80,8 @@ function drawChart(svg, { x, y, bands = [], lines = [], points = [], marks = [],
   const places = points.map((p) => ({ x: px(p.x), y: py(p.y) }));
   const radius = points.length > 120 ? 3 : 4.5;
   points.forEach((p, i) => {
-    const place = p.held ? star(places[i].x, places[i].y) : { tag: "circle", cx: at(places[i].x), cy: at(places[i].y), r: radius };
-    const { tag, ...attributes } = place;
-    inside.append(make(tag, { ...attributes, class: p.held ? "run held" : "run", style: p.held ? null : `fill:${p.color}`, "data-run": p.id }));
+    const { tag, ...attributes } = shapeOf(p, places[i].x, places[i].y, radius);
+    inside.append(make(tag, { ...attributes, class: p.held || p.diamond ? "run held" : "run", style: p.color ? `fill:${p.color}` : null, "data-run": p.id }));
   });
   for (const m of marks) {
     const [mx, low, high] = [at(px(m.x)), at(py(m.low)), at(py(m.high))];
@@ -94,6 +93,13 @@ function drawChart(svg, { x, y, bands = [], lines = [], points = [], marks = [],
   if (header) side.append(make("text", { x: right + 7, y: at(Math.min(...heights) - 12), class: "name" }, header));
   svg.replaceChildren(grid, inside, side);
   return places;
+}
+
+/** A run is a circle, a hold-out a star, an optimum a diamond. */
+function shapeOf(point, x, y, radius) {
+  if (point.held) return star(x, y);
+  if (point.diamond) return { tag: "polygon", points: [[0, -8], [6, 0], [0, 8], [-6, 0]].map(([a, b]) => `${(x + a).toFixed(1)},${(y + b).toFixed(1)}`).join(" ") };
+  return { tag: "circle", cx: x.toFixed(1), cy: y.toFixed(1), r: radius };
 }
 
 function star(x, y) {

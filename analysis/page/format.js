@@ -12,6 +12,12 @@ function si(x, digits = 3) {
   return found && Math.abs(x) < 1e18 ? short(x / found[0], digits) + found[1] : short(x, digits).replace("e+", "e");
 }
 
+/** A number as a flag of the command line takes it, exactly: 20000 -> "20k", 12345 -> "12345". */
+const flag = (x) => (Number(x.toPrecision(3)) === x && x >= 1 && x < 1e15 ? si(x) : String(x).replace("e+", "e"));
+
+/** Five digits, as the command line prints them. */
+const five = (x) => (Number.isFinite(x) ? (x >= 1e5 || x < 1e-3 ? (x >= 1e3 && x < 1e15 ? si(x, 5) : power(x, 5)) : short(x, 5)) : "–");
+
 /** 3.2e12 -> "3.2×10¹²". */
 function power(x, digits = 3) {
   if (!Number.isFinite(x) || x <= 0) return "–";

@@ -143,14 +143,14 @@ function atRatio(logRatio, flops, served) {
   return { n, d: mul(ratio, n), share: sub(0.5, div(served / 2, root)) };
 }
 
-/** Percentile interval of the draws (entries after the first), as numpy.percentile; NaN without draws, or where too many have none. */
+/** Percentile interval of the draws (entries after the first): Hyndman and Fan's definition 6, as `analysis.sampling.percentile_band`. */
 function band(values, level) {
   const draws = values.length === undefined ? new Float64Array(0) : values.subarray(1);
   const finite = draws.filter(Number.isFinite);
   if (!draws.length || 1 - finite.length / draws.length >= SHARE_WITHOUT) return [NaN, NaN];
   finite.sort();
   return [(1 - level) / 2, (1 + level) / 2].map((q) => {
-    const at = q * (finite.length - 1);
+    const at = Math.min(Math.max(q * (finite.length + 1) - 1, 0), finite.length - 1);
     const [i, t] = [Math.floor(at), at - Math.floor(at)];
     const [x, y] = [finite[i], finite[Math.min(i + 1, finite.length - 1)]];
     return t >= 0.5 ? y - (y - x) * (1 - t) : x + (y - x) * t;
@@ -214,24 +214,6 @@ function gains(law, n, d) {
     const gain = sub(here, lossAt(law, law.rows, m, t));
     return { value: gain[0], band: band(gain, law.level), share: gain[0] / here[0] };
   });
-}
-
-/** Compute from which one more doubling buys less than a share of the loss, along the compute-optimal frontier E + K C^-g. */
-function criticalCompute(law, share) {
-  const powers = law.split.powers;
-  if (!powers) return null;
-  const [alpha, beta] = [powers.N[1], powers.D[1]].map((name) => law.rows[name]);
-  const floor = law.rows[powers.floor];
-  const { n, d } = closedForm(powers, law.rows, 6);
-  const gamma = div(mul(alpha, beta), add(alpha, beta));
-  const reducible = add(mul(law.rows[powers.N[0]], pow(n, mul(-1, alpha))), mul(law.rows[powers.D[0]], pow(d, mul(-1, beta))));
-  const k = mul(reducible, pow(6, gamma));
-  const q = sub(1, pow(2, mul(-1, gamma)));
-  const values = gamma.map((g, i) => {
-    const x = Math.exp((Math.log(k[i]) + Math.log(q[i] - share) - Math.log(share * floor[i])) / g);
-    return q[i] > share && x < 1e60 ? x : NaN;
-  });
-  return { value: values[0], band: band(values, law.level), without: values.subarray(1).filter(Number.isNaN).length / (values.length - 1) };
 }
 
 /** How far outside the fitted runs a place lies, in the words of the command line. */

@@ -83,7 +83,7 @@ function draw(data, laws, state, svg, note, tip) {
     if (c.level !== null) spec.labels.push({ y: c.loss[c.loss.length - 1], text: si(c.level), color: shade });
   }
   spec.header = spec.labels.length ? `${other} =` : "";
-  spec.points = q.loss.map((loss, i) => ({ x: xs[i], y: loss, color: color(q[other][i]), held: data.runs.role[i] === "holdout", id: data.runs.run_id[i] }));
+  spec.points = q.loss.map((loss, i) => ({ x: xs[i], y: loss, color: data.runs.role[i] === "holdout" ? null : color(q[other][i]), held: data.runs.role[i] === "holdout", id: data.runs.run_id[i] }));
   for (const f of data.forecasts) {
     const at = data.runs.run_id.indexOf(f.run_id);
     if (at < 0) continue;
