@@ -67,14 +67,16 @@ def laws(analysis: Analysis) -> str:
 
 
 def formula(law: Law) -> str:
-    """Write a formula as HTML: exponents of sums of powers raised, Greek letters as such."""
-    words = text(law.formula)
-    if power_sum(law.expression) is None:
-        return f"<code>{words}</code>"
+    """Write a formula as HTML: sums of powers as in print, others as code."""
+    return f"<code>{text(law.formula)}</code>" if power_sum(law.expression) is None else f'<span class="formula">L = {printed(law.formula)}</span>'
+
+
+def printed(words: str) -> str:
+    """Write words with powers as HTML: exponents raised, Greek letters as such."""
+    words = text(words)
     for name, letter in GREEK.items():
         words = re.sub(rf"\b{name}\b", letter, words)
-    raised = re.sub(r"(?:\*\*|\^)(-?\w+)", r"<sup>\1</sup>", words).replace("*", "·")
-    return f'<span class="formula">L = {raised}</span>'
+    return re.sub(r"(?:\*\*|\^)(-?\w+)", r"<sup>\1</sup>", words)
 
 
 def _law(fit: Fit, rank: int | None, rivals: int) -> str:
@@ -83,7 +85,7 @@ def _law(fit: Fit, rank: int | None, rivals: int) -> str:
         f'<td class="n">{_band(row["ci_low"], row["ci_high"])}</td></tr>'
         for row in fit.parameter_table().to_dict("records")
     )
-    error = f"{100 * fit.cv_error:.2f} %" if math.isfinite(fit.cv_error) else "unknown (too few runs for folds)"
+    error = f"within {100 * fit.cv_error:.2f} % (mean)" if math.isfinite(fit.cv_error) else "with an unknown error (too few runs for folds)"
     name = "formula" if fit.law.name == fit.law.formula else fit.law.name
     state = "" if fit.status == "converged" else f' <span class="alarm">{text(fit.status)}</span>'
     place = f", number {rank} of {rivals} laws in N and D" if rank else ""
@@ -92,7 +94,7 @@ def _law(fit: Fit, rank: int | None, rivals: int) -> str:
         f'<table><thead><tr><th scope="col">parameter</th><th scope="col" class="n">estimate</th>'
         f'<th scope="col" class="n">{100 * fit.ci_level:g} % interval</th></tr></thead><tbody>{rows}</tbody></table>'
         f'<p class="note">On {fit.n_runs} runs of {fit.n_trunks} trunks ({text(fit.subset)}). Residual {100 * fit.rmse_log:.2f} % rms. Dearer'
-        f" runs predicted from cheaper ones within {error} (mean){place}. {text(fit.law.source)}.</p></article>"
+        f" runs predicted from cheaper ones {error}{place}. {text(fit.law.source)}.</p></article>"
     )
 
 
@@ -132,7 +134,7 @@ def plots(paths: Sequence[Path]) -> str:
             data = base64.b64encode(path.read_bytes()).decode("ascii")
         except OSError as error:
             raise UserError(f"report: cannot read the plot {path} ({error.strerror}); run `scaling plot` first") from error
-        figures.append(f'<figure><img alt="{text(about)}" src="data:image/png;base64,{data}" decoding="async"></figure>')
+        figures.append(f'<figure><img alt="{text(about)}" src="data:image/png;base64,{data}"></figure>')
     return f'<div class="plots">{"".join(figures)}</div>' if figures else '<p class="note">none were drawn</p>'
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 # Column selections keep the page readable; the CSV files hold every column at full precision.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "laws": ("law", "parameter", "estimate", "ci_low", "ci_high", "std_error"),
-    "approaches": ("approach", "reason", "a", "a_low", "a_high", "b", "b_low", "b_high", "params_opt", "params_low", "params_high",
-                   "tokens_opt", "params_opt_10x", "tokens_opt_10x", "n_points"),
+    "approaches": ("approach", "a", "a_low", "a_high", "b", "b_low", "b_high", "params_opt", "params_low", "params_high",
+                   "tokens_opt", "params_opt_10x", "tokens_opt_10x", "n_points", "reason"),
     "critical": ("law", "axis", "name", "value", "ci_low", "ci_high", "loss", "reducible_left", "beyond_data", "held"),
     "conventions": ("n_column", "c_column", "approach", "a", "b", "n_points", "reason"),
     "predictions": ("kind", "run_id", "law", "params", "tokens", "predicted", "pi_low", "pi_high", "pi_model_low",

@@ -120,7 +120,7 @@ def _sections(analysis: Analysis, folder: Path, plots: Sequence[Path]) -> dict[s
         for group, items in checklist_items(analysis, folder).items()
     )
     return {
-        "answer": ("Answer", f'<p class="answer">{text(answer(analysis))}</p>{sections.alarms(analysis)}{sections.terminal(analysis)}'),
+        "answer": ("Answer", f'<p class="answer">{sections.printed(answer(analysis))}</p>{sections.alarms(analysis)}{sections.terminal(analysis)}'),
         "laws": ("Laws", sections.laws(analysis)),
         "plot": ("Every run", f'<div id="runs-plot">{NO_SCRIPT}</div>'),
         "explorer": ("Explorer", f'<div id="law-explorer">{NO_SCRIPT}</div>'),

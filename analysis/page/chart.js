@@ -69,7 +69,10 @@ function drawChart(svg, { x, y, bands = [], lines = [], points = [], marks = [],
   }
   grid.append(make("text", { class: "name", x: (ROOM.left + right) / 2, y: height - 8, "text-anchor": "middle" }, x.name));
   grid.append(make("text", { class: "name", x: 4, y: 14 }, y.name));
-  const inside = make("g", { "clip-path": `inset(${ROOM.top}px ${width - right}px ${ROOM.bottom}px ${ROOM.left}px)` });
+  const id = (svg.dataset.clip ??= `clip-${document.querySelectorAll("clipPath").length}`);
+  const frame = { x: ROOM.left, y: ROOM.top - 4, width: right - ROOM.left, height: bottom - ROOM.top + 8 };
+  const clip = make("clipPath", { id }, make("rect", frame));
+  const inside = make("g", { "clip-path": `url(#${id})` });
   for (const b of bands) {
     const ring = [...b.x.map((v, i) => [v, b.low[i]]), ...b.x.map((v, i) => [v, b.high[i]]).reverse()].filter(([, w]) => w > 0);
     inside.append(make("polygon", { points: ring.map(([v, w]) => `${at(px(v))},${at(py(w))}`).join(" "), style: `fill:${b.color}`, class: "band" }));
@@ -91,7 +94,7 @@ function drawChart(svg, { x, y, bands = [], lines = [], points = [], marks = [],
   const heights = spreadOut(labels.map((l) => py(l.y)), 15, ROOM.top + 8, bottom);
   labels.forEach((l, i) => side.append(make("text", { x: right + 7, y: at(heights[i] + 4), style: `fill:${l.color}` }, l.text)));
   if (header) side.append(make("text", { x: right + 7, y: at(Math.min(...heights) - 12), class: "name" }, header));
-  svg.replaceChildren(grid, inside, side);
+  svg.replaceChildren(clip, grid, inside, side);
   return places;
 }
 

@@ -11,7 +11,7 @@ function lawExplorer(data, root) {
     return;
   }
   const main = laws.find((law) => law.key === data.main) || laws[0];
-  const top = (law) => ({ n: law.range.N[1], d: law.range.D[1], c: law.range.C[1] });
+  const top = ({ range }) => ({ n: round(range.N[1]), d: round(range.D[1]), c: round(range.C[1]) });
   const state = { law: main, ...top(main), served: 0, share: 0.01 };
   const one = panel("One model", "What loss does a model of N parameters reach on D tokens?");
   const many = panel("One budget", "Which model makes the best of a budget of compute?");
@@ -46,11 +46,11 @@ function lawExplorer(data, root) {
   };
   const toModel = make("button", { type: "button" }, "Look at this model");
   toModel.addEventListener("click", () => {
-    state.sliders.n.set(Number(state.best.n.value.toPrecision(3)));
-    state.sliders.d.set(Number(state.best.d.value.toPrecision(3)));
+    state.sliders.n.set(round(state.best.n.value));
+    state.sliders.d.set(round(state.best.d.value));
   });
   const toBudget = make("button", { type: "button" }, "Look at this model's compute");
-  toBudget.addEventListener("click", () => state.sliders.c.set(Number((6 * state.n * state.d).toPrecision(3))));
+  toBudget.addEventListener("click", () => state.sliders.c.set(round(6 * state.n * state.d)));
   one.foot.append(toBudget);
   many.foot.append(toModel);
   const options = laws.map((law) => [law.key, data.counts.length > 1 ? `${law.name}, N counts ${column(law.n_column)}` : law.name]);
@@ -76,6 +76,8 @@ function lawExplorer(data, root) {
   update();
   new ResizeObserver(update).observe(many.element);
 }
+
+const round = (x) => Number(x.toPrecision(3));
 
 const explanation = (data) =>
   `Intervals are those of the command line below each answer; they hold if the law is true, unless said. C = 6ND${data.n_column === "params_total" ? "" : " (N as the law counts it)"}; serving adds 2N a token. Far beyond the data every number here is an extrapolation.`;
@@ -108,7 +110,7 @@ function slider(label, [low, high], value, changed, { id, format = si, zero = nu
   };
   range.addEventListener("input", () => {
     const at = Number(range.value);
-    set(zero && at < first - STEP / 2 ? 0 : Number((10 ** at).toPrecision(3)));
+    set(zero && at < first - STEP / 2 ? 0 : round(10 ** at));
   });
   field.addEventListener("change", () => {
     const x = zero && ["0", zero, ""].includes(field.value.trim()) ? 0 : parseQuantity(field.value);
@@ -119,33 +121,36 @@ function slider(label, [low, high], value, changed, { id, format = si, zero = nu
   return { element: make("div", { class: "slider" }, make("label", { for: id }, label), field, range), set };
 }
 
-/** Rows of an answer: words, value, interval, unit; every number also in full, for those who read the page by program. */
+/** Rows of an answer: words and unit, value, interval; every number also in full, for those who read the page by program. */
 function numbers(rows, level) {
-  const cells = rows.map(([name, words, { value, band: [low, high] }, more]) =>
+  const cells = rows.map(([name, words, unit, { value, band: [low, high] }]) =>
     make("tr", { "data-name": name, "data-value": value, "data-low": low, "data-high": high },
-      make("th", { scope: "row" }, words),
+      make("th", { scope: "row" }, words, " ", make("span", { class: "unit" }, unit)),
       make("td", { class: "n strong" }, five(value)),
-      make("td", { class: "n" }, Number.isFinite(low) ? `${five(low)} to ${five(high)}` : "none"),
-      make("td", {}, more || "")));
-  const head = ["", "estimate", `${short(100 * level)} % interval`, ""].map((words, i) => make("th", { scope: "col", class: i === 1 || i === 2 ? "n" : null }, words));
+      make("td", { class: "n" }, Number.isFinite(low) ? `${five(low)} to ${five(high)}` : "none")));
+  const head = ["", "estimate", `${short(100 * level)} % interval`].map((words, i) => make("th", { scope: "col", class: i ? "n" : null }, words));
   return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...cells));
 }
+
+/** A command, broken only before its flags. */
+const showCommand = (place, words) =>
+  place.replaceChildren(...words.split(/ (?=--)/).flatMap((part, i) => (i ? [" ", make("span", {}, part)] : [make("span", {}, part)])));
 
 function showModel(data, state, { answer, note, command }) {
   const { law, n, d } = state;
   const found = predict(law, n, d);
   const only = law.model ? predictModel(law.model, n, d) : null;
   const rows = [
-    ["loss", "loss by the law", { value: found.loss, band: found.band }, "nats/token"],
-    ["run", "one new run, if the law is true", { value: found.loss, band: found.runs }, "nats/token"],
+    ["loss", "loss by the law", "nats/token", { value: found.loss, band: found.band }],
+    ["run", "one new run, if the law is true", "", { value: found.loss, band: found.runs }],
   ];
-  if (only) rows.push(["run-only", "one new run, if it is only a law", { value: only.loss, band: only.band }, "nats/token"]);
+  if (only) rows.push(["run-only", "one new run, if it is only a law", "", { value: only.loss, band: only.band }]);
   const [byN, byD] = gains(law, n, d);
-  rows.push(["gain-n", "a doubling of N takes off", byN, `${short(100 * byN.share)} % of the loss`]);
-  rows.push(["gain-d", "a doubling of D takes off", byD, `${short(100 * byD.share)} % of the loss`]);
+  rows.push(["gain-n", "a doubling of N takes off", `${short(100 * byN.share)} % of it`, byN]);
+  rows.push(["gain-d", "a doubling of D takes off", `${short(100 * byD.share)} % of it`, byD]);
   answer.replaceChildren(numbers(rows, law.level));
   note.textContent = `C = 6ND = ${power(6 * n * d)} FLOPs; ${short(d / n)} tokens per parameter; ${extrapolation(law.range, n, d)}.`;
-  command.textContent = `scaling predict ${data.source} --params ${flag(n)} --tokens ${flag(d)}${law.flags}`;
+  showCommand(command, `scaling predict ${data.source} --params ${flag(n)} --tokens ${flag(d)}${law.flags}`);
 }
 
 function showBudget(data, state, { answer, note, command }, svg) {
@@ -154,17 +159,17 @@ function showBudget(data, state, { answer, note, command }, svg) {
   state.best = best;
   const share = best.gain.value / best.loss.value;
   answer.replaceChildren(numbers([
-    ["params", "best N", best.n, column(law.n_column)],
-    ["tokens", "best D", best.d, "tokens"],
-    ["ratio", "D / N", best.ratio, "tokens per parameter"],
-    ["loss", "loss there", best.loss, "nats/token"],
-    ["gain", "a doubling of C takes off", best.gain, Number.isFinite(share) ? `${short(100 * share)} % of the loss` : ""],
+    ["params", "best N", column(law.n_column), best.n],
+    ["tokens", "best D", "tokens", best.d],
+    ["ratio", "D / N", "", best.ratio],
+    ["loss", "loss there", "nats/token", best.loss],
+    ["gain", "a doubling of C takes off", Number.isFinite(share) ? `${short(100 * share)} % of it` : "", best.gain],
   ], law.level));
   const none = !Number.isFinite(best.n.value);
   note.textContent = none
     ? "This law has no best split of the budget."
     : `${served ? `C = 6ND + 2N × ${si(served)} tokens served` : "C = 6ND"}; the best model is ${extrapolation(law.range, best.n.value, best.d.value)}.`;
-  command.textContent = `scaling optimal ${data.source} --flops ${flag(c)}${served ? ` --inference-tokens ${flag(served)}` : ""}${law.flags}`;
+  showCommand(command, `scaling optimal ${data.source} --flops ${flag(c)}${served ? ` --inference-tokens ${flag(served)}` : ""}${law.flags}`);
   if (!none) drawValley(law, best, c, served, svg);
 }
 
@@ -202,6 +207,6 @@ function showCritical({ law, c, share }, element) {
   const interval = found.low === null ? "" : ` (${short(100 * law.level)} % interval ${power(found.low, 3)} to ${power(found.high, 3)})`;
   const without = found.without > 0 ? `; ${short(100 * found.without, 2)} % of the draws have no such point` : "";
   const here = found.value / c;
-  const place = here > 1 ? `your budget is ${short(here)} times below it` : `your budget is ${short(1 / here)} times beyond it`;
+  const place = here > 1 ? `your budget is ${si(here)} times below it` : `your budget is ${si(1 / here)} times beyond it`;
   element.textContent = `From C = ${power(found.value, 3)} FLOPs on${interval}, spent on the best model, one more doubling buys less than ${short(100 * share)} % of the loss${without}; ${place}.`;
 }

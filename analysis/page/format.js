@@ -45,7 +45,7 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
-const SVG_TAGS = new Set(["svg", "g", "path", "circle", "line", "text", "rect", "polyline", "polygon", "title"]);
+const SVG_TAGS = new Set(["svg", "g", "path", "circle", "line", "text", "rect", "polyline", "polygon", "clipPath"]);
 
 /** A labelled choice among options [value, words]; `changed` gets the value. */
 function choice(label, options, value, changed) {

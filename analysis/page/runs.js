@@ -2,6 +2,7 @@
 
 const LEVELS = 6; // laws are drawn at so many levels of the other quantity
 const BAND_DRAWS = 200;
+const GREEK = { alpha: "α", beta: "β", gamma: "γ" };
 
 function runsPlot(data, root) {
   const laws = Object.fromEntries(data.laws.map((law) => [law.key, readLaw(law)]));
@@ -101,13 +102,14 @@ function draw(data, laws, state, svg, note, tip) {
 }
 
 function lawNote(data, state, law, curves) {
-  const runs = `${data.fitted} runs fitted, every seed a point${data.forecasts.length ? "; star: hold-out, bars: its forecast (thin: if the law is true, broad: if it is only a law)" : ""}.`;
+  const some = data.fitted < data.all ? ` (${data.fitted} of them shown)` : "";
+  const runs = `${data.all} runs fitted${some}, every seed a point${data.forecasts.length ? "; star: hold-out, bars: its forecast (thin: if the law is true, broad: if it is only a law)" : ""}.`;
   if (!state.law) return runs;
   if (!law) return `${state.law} was not fitted with N counted as ${column(state.count)}. ${runs}`;
-  const shown = law.parameters.map((name) => `${name} = ${short(law.params[name])}`).join(", ");
+  const shown = law.parameters.map((name) => `${GREEK[name] || name} = ${short(law.params[name])}`).join(", ");
   const band = law.draws ? ` Bands: ${100 * law.level} % intervals, if the law is true.` : "";
   const drawn = curves.length ? `${band} Dashed: beyond the data.` : ` It is in ${law.variables.join(" and ")}: no line along this axis.`;
-  return `L = ${law.formula}, ${shown} (${law.status}; N counts ${column(law.n_column)}).${drawn} ${runs}`;
+  return `${law.name}: ${shown} (fit ${law.status}; N counts ${column(law.n_column)}).${drawn} ${runs}`;
 }
 
 /** The law along the axis: at each level of the other quantity, or along the compute-optimal frontier. */

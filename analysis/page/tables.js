@@ -41,7 +41,7 @@ function liveTables(root) {
     });
     if (table.tBodies[0].rows.length <= LONG_TABLE) continue;
     const told = make("span", { class: "note", role: "status" });
-    const field = make("input", { type: "search", placeholder: "d32 done", autocomplete: "off", spellcheck: "false" });
+    const field = make("input", { type: "search", autocomplete: "off", spellcheck: "false" });
     field.addEventListener("input", () => searchTable(table, field.value, told));
     table.parentElement.before(make("div", { class: "controls search" }, make("label", { class: "choice" }, "search ", field), told));
     searchTable(table, "", told);
