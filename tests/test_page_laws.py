@@ -60,6 +60,11 @@ def close(found: float | None, expected: float, rel: float = 1e-9) -> bool:
     return found is None if not math.isfinite(expected) else found == pytest.approx(expected, rel=rel, abs=1e-13)
 
 
+def factors(words: str) -> list[str | float]:
+    """Words, and factors as numbers: x7e+03 is x7000."""
+    return [float(part[1:].rstrip(",")) if part.startswith("x") else part for part in words.replace(";", "").split()]
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_predictions_equal_the_command_line(law: str, fits: dict[str, Fit]) -> None:
     places = [(1e6, 2e8), (2.5e5, 1e7), (3e9, 7e10), (40.0, 1e3)]
@@ -73,7 +78,7 @@ def test_predictions_equal_the_command_line(law: str, fits: dict[str, Fit]) -> N
             (page["gains"][1]["value"], there.loss - predict(fits[law], params=n, tokens=2 * d).loss),
         ]  # fmt: skip
         assert all(close(found, expected) for found, expected in pairs), pairs
-        assert page["where"] == there.extrapolation
+        assert factors(page["where"]) == factors(there.extrapolation)
 
 
 @pytest.mark.parametrize("law", LAWS)

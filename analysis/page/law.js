@@ -120,7 +120,9 @@ function splitBudget(law, rows, flops, served) {
     const compute = RULES["*"](still(6), RULES["*"](moving.N, moving.D));
     return evaluate(law.split.tree, { ...fixed, ...moving, C: compute, U: moving.D }).d;
   };
-  for (let step = 0; step < 60; step++) {
+  const [first, last] = [slope(low), slope(high)];
+  for (let i = 0; i < low.length; i++) if (first[i] * last[i] > 0) low[i] = NaN; // no root between them
+  for (let step = 0; step < 45; step++) {
     const middle = low.map((x, i) => (x + high[i]) / 2);
     slope(middle).forEach((rises, i) => (rises > 0 ? (high[i] = middle[i]) : (low[i] = middle[i])));
   }
