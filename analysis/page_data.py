@@ -52,7 +52,9 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
     return {
         "laws": records,
         "main": None if main is None else f"{main.law.name}|{main.n_column}",
-        "source": shlex.quote(analysis.runs.source.name if analysis.runs.folder is None else f"results/{analysis.runs.folder.resolve().name}"),
+        "source": shlex.quote(
+            analysis.runs.source.name if analysis.runs.folder is None else f"results/{analysis.runs.folder.resolve().name}"
+        ),
         "runs": {name: [plain(value) for value in rows[name]] for name in names if name in rows},
         "config": config,
         "counts": [name for name in counts if any(record["n_column"] == name for record in records)] or [analysis.runs.n_column],

@@ -68,7 +68,11 @@ def laws(analysis: Analysis) -> str:
 
 def formula(law: Law) -> str:
     """Write a formula as HTML: sums of powers as in print, others as code."""
-    return f"<code>{text(law.formula)}</code>" if power_sum(law.expression) is None else f'<span class="formula">L = {printed(law.formula)}</span>'
+    return (
+        f"<code>{text(law.formula)}</code>"
+        if power_sum(law.expression) is None
+        else f'<span class="formula">L = {printed(law.formula)}</span>'
+    )
 
 
 def printed(words: str) -> str:
@@ -93,8 +97,8 @@ def _law(fit: Fit, rank: int | None, rivals: int) -> str:
         f"<article><h3>{text(name)}{state}</h3><p>{formula(fit.law)}</p>"
         f'<table><thead><tr><th scope="col">parameter</th><th scope="col" class="n">estimate</th>'
         f'<th scope="col" class="n">{100 * fit.ci_level:g} % interval</th></tr></thead><tbody>{rows}</tbody></table>'
-        f'<p class="note">On {fit.n_runs} runs of {fit.n_trunks} trunks ({text(fit.subset)}). Residual {100 * fit.rmse_log:.2f} % rms. Dearer'
-        f" runs predicted from cheaper ones {error}{place}. {text(fit.law.source)}.</p></article>"
+        f'<p class="note">On {fit.n_runs} runs of {fit.n_trunks} trunks ({text(fit.subset)}). Residual {100 * fit.rmse_log:.2f} % rms.'
+        f" Dearer runs predicted from cheaper ones {error}{place}. {text(fit.law.source)}.</p></article>"
     )
 
 
@@ -164,13 +168,12 @@ def cost(analysis: Analysis, folder: Path) -> str:
         "eval_seconds": "evaluation, s",
     }
     kept = {name: words for name, words in columns.items() if name in rows and pd.api.types.is_numeric_dtype(rows[name])}
-    roles = {role: group for role, group in rows.groupby(rows["role"].astype(str))}
     head = "".join(f'<th scope="col" class="n">{text(words)}</th>' for words in ("runs", *kept.values()))
     body = "".join(
         f'<tr><th scope="row">{text(role)}</th><td class="n">{len(group)}</td>'
         + "".join(f'<td class="n">{_amount(float(group[name].sum()), name)}</td>' for name in kept)
         + "</tr>"
-        for role, group in [*roles.items(), ("all", rows)]
+        for role, group in [*rows.groupby(rows["role"].astype(str)), ("all", rows)]
     )
     record = _record(folder)
     pairs = [("wall time of training", f"{cell(record['training_wall_seconds'])} s")] if "training_wall_seconds" in record else []

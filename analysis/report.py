@@ -116,11 +116,11 @@ def _sections(analysis: Analysis, folder: Path, plots: Sequence[Path]) -> dict[s
     }
     shown = [key for key in HEADINGS if key in tables and key not in OWN_SECTION]
     checks = "".join(
-        f"<details><summary>{text(group)}</summary>{facts(items)}</details>"
-        for group, items in checklist_items(analysis, folder).items()
+        f"<details><summary>{text(group)}</summary>{facts(items)}</details>" for group, items in checklist_items(analysis, folder).items()
     )
+    said = sections.printed(answer(analysis))
     return {
-        "answer": ("Answer", f'<p class="answer">{sections.printed(answer(analysis))}</p>{sections.alarms(analysis)}{sections.terminal(analysis)}'),
+        "answer": ("Answer", f'<p class="answer">{said}</p>{sections.alarms(analysis)}{sections.terminal(analysis)}'),
         "laws": ("Laws", sections.laws(analysis)),
         "plot": ("Every run", f'<div id="runs-plot">{NO_SCRIPT}</div>'),
         "explorer": ("Explorer", f'<div id="law-explorer">{NO_SCRIPT}</div>'),

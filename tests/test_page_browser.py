@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -79,7 +80,9 @@ def shown(page: Any, panel: int) -> dict[str, list[str]]:
     return told
 
 
-def command_line(page: Any, panel: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+def command_line(
+    page: Any, panel: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, str]:
     """Run the command that the page shows, as it stands."""
     words = shlex.split(page.locator(".command").nth(panel).inner_text())
     assert words[0] == "scaling"
@@ -250,7 +253,7 @@ def test_everything_has_a_name_for_a_screen_reader(page: Any) -> None:
         !(e.getAttribute("aria-label") || e.alt || e.labels?.length || e.textContent.trim())).map((e) => e.outerHTML.slice(0, 80))""")
     assert nameless == []
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((h) => Number(h.tagName[1]))")
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids))
 
