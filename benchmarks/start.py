@@ -20,7 +20,7 @@ from scaling.corpus import prepare
 from scaling.plan import resolve
 from scaling.record import Folder, Resolved, write_json
 
-ROUNDS = 1
+ROUNDS = 5
 SWEEP = """
 name = "start"
 corpus = "python-stdlib"
@@ -69,7 +69,8 @@ def first_step(width: int, cache: Path) -> tuple[float, dict[str, float]]:
 
 def main() -> None:
     """Print one row a width."""
-    print(f"seconds from process start to the first line of the log (eight steps), one core; median of {ROUNDS}; parts of the warm worker until its first result")
+    print(f"seconds from process start to the first line of the log (eight steps), one core; median of {ROUNDS};")
+    print("beside it the parts of the warm worker's time until its first result")
     print("width    cold    warm   start-up  compilation  records  training  evaluation")
     for width in [int(text) for text in sys.argv[1:]] or [16, 48, 128]:
         cold, warm, parts = [], [], []
@@ -79,8 +80,9 @@ def main() -> None:
                 seconds, account = first_step(width, Path(cache))
                 warm.append(seconds)
                 parts.append(account)
-        row = [statistics.median(part.get(kind, 0.0) for part in parts) for kind in ("start-up", "compilation", "records", "training", "evaluation")]
-        print(f"{width:5} {statistics.median(cold):7.2f} {statistics.median(warm):7.2f}" + "".join(f"{value:10.2f}" for value in row), flush=True)
+        kinds = ("start-up", "compilation", "records", "training", "evaluation")
+        row = "".join(f"{statistics.median(part.get(kind, 0.0) for part in parts):10.2f}" for kind in kinds)
+        print(f"{width:5} {statistics.median(cold):7.2f} {statistics.median(warm):7.2f}{row}", flush=True)
 
 
 if __name__ == "__main__":

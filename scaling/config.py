@@ -23,6 +23,7 @@ Power = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Quantity = int | float | str
 Schedule = Literal["trunk", "wsd", "cosine", "linear", "constant"]
 Split = Literal["heldout", "tune"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class UserError(ValueError):
@@ -82,6 +83,7 @@ class Training(Struct, frozen=True):
     beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
     weight_decay: NonNegative = 0.0
+    precision: Precision = "float32"
 
 
 class Evaluation(Struct, frozen=True):
@@ -220,7 +222,7 @@ class TrunkConfig(Struct, frozen=True):
     schedule: ScheduleConfig
     data: DataConfig
     seed_init: int
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
     recipe_version: int = RECIPE_VERSION
 
 

@@ -35,17 +35,23 @@ def _rotate(x: Float[Array, "b h t c"], cos: np.ndarray, sin: np.ndarray) -> Flo
     return jnp.concatenate([first * cos.T - second * sin.T, first * sin.T + second * cos.T], -1)
 
 
+@partial(jax.jit, static_argnames=("shape", "scale"))
+def _normal(key: Array, *, shape: tuple[int, int], scale: float) -> Float[Array, "o i"]:
+    """Normal numbers; compiled once a shape, where one program for all layers takes a second and more (benchmarks/start.py)."""
+    return jax.random.normal(key, shape) / np.float32(scale)
+
+
 class Block(nnx.Module):
     """Attention and MLP with residual connections; the matrices that write into the residual stream start at zero."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, f = config.d_model, config.d_ff
         self.config = config
-        self.query_key_value = nnx.Param(jax.random.normal(rngs(), (3 * d, d)) / np.float32(d) ** 0.5)
-        self.query_gain = nnx.Param(jnp.full((d // config.n_heads,), QUERY_GAIN))
-        self.output = nnx.Param(jnp.zeros((d, d)))
-        self.up = nnx.Param(jax.random.normal(rngs(), (f, d)) / np.float32(d) ** 0.5)
-        self.down = nnx.Param(jnp.zeros((d, f)))
+        self.query_key_value = nnx.Param(_normal(rngs(), shape=(3 * d, d), scale=d**0.5))
+        self.query_gain = nnx.Param(np.full((d // config.n_heads,), QUERY_GAIN, np.float32))
+        self.output = nnx.Param(np.zeros((d, d), np.float32))
+        self.up = nnx.Param(_normal(rngs(), shape=(f, d), scale=d**0.5))
+        self.down = nnx.Param(np.zeros((d, f), np.float32))
 
     def attention(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Causal self-attention."""
@@ -72,9 +78,9 @@ class Transformer(nnx.Module):
     """Tokens (batch, time) -> logits (batch, time, vocab)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(jax.random.normal(rngs(), (config.vocab_size, config.d_model)))
+        self.embedding = nnx.Param(_normal(rngs(), shape=(config.vocab_size, config.d_model), scale=1.0))
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.n_layers)])
-        self.head = nnx.Param(jnp.zeros((config.vocab_size, config.d_model)))
+        self.head = nnx.Param(np.zeros((config.vocab_size, config.d_model), np.float32))
 
     def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
         """Logits of the next token at every position."""
@@ -84,7 +90,6 @@ class Transformer(nnx.Module):
         return rms_norm(x) @ self.head[...].T
 
 
-@partial(jax.jit, static_argnums=0)
 def initial_parameters(config: ModelConfig, seed: int) -> dict:
     """Parameters as a plain nested dict (the form that training, checkpoints and `scaling.fast` use)."""
     return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(jax.random.key(seed))), nnx.Param))

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from scaling.config import OptimizerConfig
+from scaling.config import OptimizerConfig, Precision
 from scaling.registry import OPTIMIZERS, optimizer_maker
 
 GROUPS = {"embedding": "embedding", "head": "head", "query_gain": "embedding"}
@@ -23,7 +24,10 @@ NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, 
 
 
 def orthogonalize(x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:
-    """Push the singular values of each (m, n) matrix, m <= n, towards 1: x <- a x + (b A + c A^2) x with A = x x^T."""
+    """Push the singular values of each (m, n) matrix, m <= n, towards 1: x <- a x + (b A + c A^2) x with A = x x^T.
+
+    The products are in the dtype of `x`; bfloat16 is enough (Jordan et al. 2024).
+    """
     x = x / (jnp.sqrt(jnp.sum(x * x, (1, 2), keepdims=True)) + 1e-7)
     for a, b, c in NEWTON_SCHULZ:
         gram = lax.optimization_barrier(jnp.einsum("kmn,kpn->kmp", x, x))
@@ -32,7 +36,7 @@ def orthogonalize(x: Float[Array, "k m n"]) -> Float[Array, "k m n"]:
     return x
 
 
-def _orthogonalize_blocks(momenta: dict) -> dict:
+def _orthogonalize_blocks(momenta: dict, dtype: DTypeLike) -> dict:
     """Orthogonalise all matrices, those of one shape in one batch; q, k and v apart; the update of `up` grows by sqrt(d_ff / d)."""
     blocks = momenta["blocks"]
     order = sorted(blocks)
@@ -40,7 +44,8 @@ def _orthogonalize_blocks(momenta: dict) -> dict:
     f = blocks[order[0]]["up"].shape[0]
     square = [part for i in order for part in (*jnp.split(blocks[i]["query_key_value"], 3), blocks[i]["output"])]
     wide = [part for i in order for part in (blocks[i]["up"].T, blocks[i]["down"])]
-    square, wide = orthogonalize(jnp.stack(square)), _orthogonalize_wide(jnp.stack(wide))
+    square, wide = orthogonalize(jnp.stack(square).astype(dtype)), _orthogonalize_wide(jnp.stack(wide).astype(dtype))
+    square, wide = square.astype(jnp.float32), wide.astype(jnp.float32)
     out = {}
     for position, i in enumerate(order):
         query_key_value = square[4 * position : 4 * position + 3].reshape(3 * d, d)
@@ -59,7 +64,7 @@ class MuonState(NamedTuple):
     momentum: optax.Updates
 
 
-def scale_by_muon(momentum: float) -> optax.GradientTransformation:
+def scale_by_muon(momentum: float, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
     """Nesterov momentum, orthogonalised; on the matrices of the blocks (masked leaves of other groups pass untouched)."""
 
     def init(parameters):
@@ -69,7 +74,7 @@ def scale_by_muon(momentum: float) -> optax.GradientTransformation:
         del parameters
         average = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.momentum, gradients)
         nesterov = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, average, gradients)
-        return _orthogonalize_blocks(nesterov), MuonState(momentum=average)
+        return _orthogonalize_blocks(nesterov, dtype), MuonState(momentum=average)
 
     return optax.GradientTransformation(init, update)
 
@@ -79,13 +84,18 @@ def group_of(path: tuple) -> str:
     return GROUPS.get(str(path[-1].key), "matrix")
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, precision: Precision = "float32") -> optax.GradientTransformation:
     """Directions (to be subtracted): Muon (or, for adamw, Adam) for the group `matrix`, Adam for the rest; or a registered optimizer's."""
     if config.kind not in OPTIMIZERS:
         return optimizer_maker(config.kind)(config)
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=1e-10)
+    muon = scale_by_muon(config.momentum, jnp.dtype(precision))
     return optax.partition(
-        {"matrix": scale_by_muon(config.momentum) if config.kind == "muon" else adam, "embedding": adam, "head": adam},
+        {
+            "matrix": muon if config.kind == "muon" else adam,
+            "embedding": adam,
+            "head": adam,
+        },
         lambda parameters: jax.tree_util.tree_map_with_path(lambda path, _: group_of(path), parameters),
     )
 

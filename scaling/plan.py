@@ -130,6 +130,7 @@ def _grid(
                         evaluation_split=split or sweep.evaluation.split,
                     ),
                     seed_init=seed,
+                    precision=training.precision,
                 )
                 runs.append(RunConfig(trunk=trunk, steps=steps, branch_step=branch_step, role=role))  # pyright: ignore[reportArgumentType]
     if len({run.run_id for run in runs}) < len(runs):

@@ -25,7 +25,7 @@ from scaling.accounting import training_flops_per_token
 from scaling.architectures import architecture_of
 from scaling.checkpoint import decode_tree, encode_tree, restore_tree
 from scaling.claim import Claim, owned
-from scaling.config import ModelConfig, OptimizerConfig, RunConfig, TrunkConfig
+from scaling.config import ModelConfig, OptimizerConfig, Precision, RunConfig, TrunkConfig
 from scaling.corpus import Corpus, data_order
 from scaling.environment import environment
 from scaling.evaluate import clustered_standard_error, compile_evaluation, window_losses
@@ -50,17 +50,19 @@ class Program:
 
     start: Callable[[int], State]
     advance: Callable[..., tuple[State, jax.Array, jax.Array]]
+    advance_population: Callable[..., tuple[State, jax.Array, jax.Array]]
+    """`advance` of several members at once: state, windows, rates and schedule have a first axis for them."""
 
 
 @lru_cache(maxsize=4)
-def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
+def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision = "float32") -> Program:
     """Build the training program of a shape. Rates and schedule are arguments of the program, not part of it."""
-    transform, architecture = make_optimizer(optimizer), architecture_of(model)
+    transform, architecture = make_optimizer(optimizer, precision), architecture_of(model, precision)
 
     def start(seed: int) -> State:
         parameters = architecture.initial_parameters(model, seed)
-        state = {"parameters": parameters, "optimizer": transform.init(parameters)}
-        return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)  # no weak types: they would compile `advance` twice
+        state = {"parameters": parameters, "optimizer": jax.jit(transform.init)(parameters)}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)  # no weak types: they would compile `advance` twice
 
     def one_step(step, first, state, windows, rates, schedule):
         batch = lax.dynamic_index_in_dim(windows, step - first, keepdims=False).astype(jnp.int32)
@@ -76,7 +78,6 @@ def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
         parameters = jax.tree_util.tree_map_with_path(new_value, state["parameters"], directions)
         return {"parameters": parameters, "optimizer": optimizer_state}, loss, gradients
 
-    @jax.jit
     def advance(state, first, stop, windows, rates, schedule):
         """Steps `first` to `stop` (exclusive); losses (LOG_EVERY,) filled from the front, and the last gradient norm."""
 
@@ -87,7 +88,7 @@ def program(model: ModelConfig, optimizer: OptimizerConfig) -> Program:
 
         return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
 
-    return Program(start=jax.jit(start), advance=advance)
+    return Program(start=start, advance=jax.jit(advance), advance_population=jax.jit(jax.vmap(advance, in_axes=(0, None, None, 0, 0, 0))))
 
 
 class Diverged(Exception):
@@ -240,10 +241,10 @@ class Trainer:
         """Held-out loss, nats per token, and its standard error clustered by document."""
         count, length = self.config.data.evaluation_windows, self.config.model.sequence_length
         with self.stopwatch.during("compilation"):
-            compile_evaluation(self.config.model)
+            compile_evaluation(self.config.model, self.config.precision)
         with self.stopwatch.during("evaluation"):
             windows, documents = self.corpus.evaluation_windows(count, length=length, split=self.config.data.evaluation_split)
-            losses = window_losses(self.config.model, parameters, windows)
+            losses = window_losses(self.config.model, parameters, windows, precision=self.config.precision)
         return {
             "loss": float(losses.mean()),
             "loss_se": clustered_standard_error(losses, documents),
@@ -377,7 +378,7 @@ def _multiplier(step, schedule):
 
 def program_of(config: TrunkConfig) -> Program:
     """The program of a trunk; trunks that differ in rates, schedule or seeds share it."""
-    return program(config.model, _shape_only(config.optimizer))
+    return program(config.model, _shape_only(config.optimizer), config.precision)
 
 
 def rates_of(config: TrunkConfig) -> dict[str, np.float32]:
@@ -407,7 +408,7 @@ def schedule_of(config: TrunkConfig, cooldown: tuple[float, float] = _NEVER) -> 
 def compile_ahead(config: TrunkConfig) -> None:
     """Compile what a trunk runs, or fetch it from the shared cache."""
     compile_training(config)
-    compile_evaluation(config.model)
+    compile_evaluation(config.model, config.precision)
 
 
 def count_compiled(stopwatch: Stopwatch) -> None:

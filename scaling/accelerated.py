@@ -1,0 +1,68 @@
+"""The same transformer for a GPU: row-major, products in bfloat16 (or float32), fused attention, layers as one compiled loop.
+
+Parameters stay float32 (they are cast once a step); products take and give bfloat16 and accumulate in float32 inside; the residual
+stream, the norms' means, the softmax and the loss are float32. The seam is that of `scaling.fast`: `mean_loss` and `window_losses`. On a
+CPU the same code runs with XLA's own attention, which is how the tests hold it to the readable model.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from scaling.config import ModelConfig
+from scaling.model import EPSILON, rotary_tables
+
+
+def _norm(x: Float[Array, "... d"], dtype: DTypeLike) -> Float[Array, "... d"]:
+    """RMSNorm without a gain: means in float32, result in the dtype of products."""
+    x = x.astype(jnp.float32)
+    return (x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + EPSILON)).astype(dtype)
+
+
+def _rotate(x: Float[Array, "b t h c"], cos: np.ndarray, sin: np.ndarray) -> Float[Array, "b t h c"]:
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+def _block(config: ModelConfig, x: Float[Array, "b t d"], block: dict, dtype: DTypeLike) -> Float[Array, "b t d"]:
+    batch, length, d = x.shape
+    heads, head_dim = config.n_heads, d // config.n_heads
+    qkv = (_norm(x, dtype) @ block["query_key_value"].T).reshape(batch, length, 3, heads, head_dim)
+    cos, sin = (table.T[None, :, None] for table in rotary_tables(head_dim, length, base=config.rope_base))
+    gain = block["query_gain"].astype(jnp.float32) / np.float32(head_dim) ** 0.5
+    query = _rotate(_norm(qkv[:, :, 0], jnp.float32) * gain, cos, sin).astype(dtype)
+    key = _rotate(_norm(qkv[:, :, 1], jnp.float32), cos, sin).astype(dtype)
+    fused = "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_dim % 8 == 0 else None
+    mixed = jax.nn.dot_product_attention(query, key, qkv[:, :, 2], scale=1.0, is_causal=True, implementation=fused)
+    x = x + mixed.reshape(batch, length, d) @ block["output"].T
+    return x + jnp.square(jax.nn.relu(_norm(x, dtype) @ block["up"].T)) @ block["down"].T
+
+
+def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
+    """Logits, float32."""
+    x = _norm(parameters["embedding"][tokens], jnp.float32)
+    blocks = [parameters["blocks"][index] for index in range(config.n_layers)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([leaf.astype(dtype) for leaf in leaves]), *blocks)
+    x, _ = lax.scan(lambda x, block: (_block(config, x, block, dtype), None), x, stacked)
+    return jnp.matmul(_norm(x, dtype), parameters["head"].T.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _token_losses(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], dtype: DTypeLike) -> Float[Array, "b t"]:
+    scores, targets = logits(config, parameters, windows[:, :-1], dtype), windows[:, 1:, None]
+    return jax.nn.logsumexp(scores, axis=-1) - jnp.take_along_axis(scores, targets, -1)[..., 0]
+
+
+def mean_loss(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], *, dtype: DTypeLike) -> Float[Array, ""]:
+    """Mean cross-entropy over all predicted tokens, nats; differentiable in `parameters`."""
+    return jnp.mean(_token_losses(config, parameters, windows, dtype))
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="dtype")
+def window_losses(config: ModelConfig, parameters: dict, windows: Int[Array, "k b t1"], *, dtype: DTypeLike) -> Float[Array, "k b"]:
+    """Mean cross-entropy of each window, nats, forward only; k batches of b windows, one after the other."""
+    return lax.map(lambda batch: jnp.mean(_token_losses(config, parameters, batch, dtype), 1), windows.astype(jnp.int32))
