@@ -31,8 +31,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
                 "gain_per_doubling_ci_low", "gain_per_doubling_ci_high", "beyond_data"),
     "exclusions": ("run_id", "reason"),
     "runs": ("run_id", "status", "role", "params_non_embedding", "params_total", "params", "tokens", "loss", "loss_se",
-             "bits_per_byte", "flops", "epochs", "d_model", "n_layers", "learning_rate", "batch_tokens", "seed_init", "seed_data", "train_seconds",
-             "reason"),
+             "bits_per_byte", "flops", "epochs", "d_model", "n_layers", "learning_rate", "batch_tokens", "seed_init", "seed_data",
+             "train_seconds", "reason"),
 }  # fmt: skip
 HEADINGS = {
     "approaches": "Compute-optimal model by each approach",
