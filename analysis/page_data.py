@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: What is shown of a run besides N, D, loss: those that the table has.
 CONFIG = (
     "d_model n_layers n_heads d_ff sequence_length batch_tokens steps warmup_steps cooldown_steps schedule optimizer learning_rate corpus"
-    " tokenizer seed_init seed_data epochs params_total params_non_embedding flops train_loss bits_per_byte train_seconds"
+    " tokenizer seed_init seed_data epochs flops train_loss bits_per_byte train_seconds"
 ).split()
 N_COLUMNS = ("params_non_embedding", "params_total")  # other counts of N under which the main law is fitted again
 CURVE_POINTS, CURVE_DIGITS = 40, 4

@@ -206,7 +206,7 @@ def test_a_hovered_run_shows_its_curve_and_configuration(page: Any, folder: Path
 
 def test_laws_and_counts_can_be_chosen(page: Any) -> None:
     plot = page.locator("#runs-plot")
-    note = plot.locator("> .note")
+    note = plot.locator("> .note").first
     lines = plot.locator("path.law").first
     before = lines.get_attribute("d")
     plot.get_by_label("N counts").select_option("params_total")

@@ -19,11 +19,11 @@ function themeButton(place) {
   name();
 }
 
-/** What is folded is printed open, and folded again after. */
+/** What is folded is printed open, and folded again after; but for tables, which are files of their own. */
 function printOpen() {
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("details:not([open]):not(:has(table, .result))")];
     opened.forEach((part) => (part.open = true));
   });
   addEventListener("afterprint", () => opened.forEach((part) => (part.open = false)));

@@ -2,6 +2,7 @@
 
 const LEVELS = 6; // laws are drawn at so many levels of the other quantity
 const BAND_DRAWS = 200;
+const NARROW = 560; // pixels; on a narrower plot a run is told of below it
 const GREEK = { alpha: "α", beta: "β", gamma: "γ" };
 
 function runsPlot(data, root) {
@@ -13,6 +14,8 @@ function runsPlot(data, root) {
   const tip = make("div", { class: "tip", hidden: "" });
   const said = make("p", { class: "sr", "aria-live": "polite" });
   const note = make("p", { class: "note" });
+  const same = data.config.filter((name) => !varying(data).includes(name)).map((name) => `${name} ${setting(data.runs[name][0])}`);
+  const common = same.length > 0 && data.runs.run_id.length > 1 ? make("p", { class: "note" }, `The same in all runs: ${same.join(", ")}.`) : "";
   const redraw = () => draw(data, laws, state, svg, note, tip);
   const set = (key) => (value) => {
     state[key] = value;
@@ -23,7 +26,7 @@ function runsPlot(data, root) {
   if (names.length) controls.push(choice("law", [...names.map((n) => [n, n]), ["", "none"]], state.law, set("law")));
   if (counts.length > 1) controls.push(choice("N counts", counts, state.count, set("count")));
   if (data.c_column !== "flops_6nd") controls.push(choice("C is", [["6ND", "6ND"], ["recorded", `as recorded (${data.c_column})`]], state.compute, set("compute")));
-  root.append(make("div", { class: "controls" }, ...controls), make("div", { class: "plot" }, svg, tip), said, note);
+  root.append(make("div", { class: "controls" }, ...controls), make("div", { class: "plot" }, svg, tip), said, note, common);
   const select = (i, speak) => {
     state.selected = i;
     show(data, laws, state, svg, tip);
@@ -148,6 +151,11 @@ function levelsOf(values) {
   return Array.from({ length: LEVELS }, (_, i) => found[Math.round((i * (found.length - 1)) / (LEVELS - 1))]);
 }
 
+/** Names of the configuration that differ between runs; the rest is said once, under the plot. */
+const varying = (data) => data.config.filter((name) => new Set(data.runs[name]).size > 1);
+
+const setting = (value) => (typeof value === "number" ? si(value, 4) : String(value));
+
 /** Show the selected run: where it is, what it was, how it learnt. */
 function show(data, laws, state, svg, tip) {
   svg.querySelectorAll(".chosen").forEach((e) => e.classList.remove("chosen"));
@@ -162,17 +170,18 @@ function show(data, laws, state, svg, tip) {
   const off = two ? 100 * (q.loss[i] / lossAt(law, law.one, q.N[i], q.D[i]) - 1) : NaN;
   const facts = [["loss", short(q.loss[i], 5)], ["N", si(q.N[i])], ["D", si(q.D[i])], ["C", power(q.C[i])]];
   if (Number.isFinite(off)) facts.push(["against the law", `${off >= 0 ? "+" : "−"}${Math.abs(off).toFixed(2)} %`]);
-  const more = data.config.filter((name) => data.runs[name][i] !== null && data.runs[name][i] !== "" && !name.startsWith("params_"));
-  const cells = [...facts, ...more.map((name) => [name, typeof data.runs[name][i] === "number" ? si(data.runs[name][i], 4) : String(data.runs[name][i])])];
+  const more = varying(data).filter((name) => data.runs[name][i] !== null && data.runs[name][i] !== "");
+  const cells = [...facts, ...more.map((name) => [name, setting(data.runs[name][i])])];
   const held = data.runs.role[i] === "holdout" ? " (hold-out)" : "";
   const curve = data.curves[id];
   tip.replaceChildren(
     make("strong", {}, id + held),
-    make("dl", {}, ...cells.flatMap(([name, value]) => [make("dt", {}, `${name} `), make("dd", {}, `${value} `)])),
     curve ? make("figure", {}, sparkline(...curve), make("figcaption", {}, `train loss ${short(curve[1][0])} to ${short(curve[1].at(-1))} over ${si(curve[0].at(-1))} tokens`)) : "",
+    make("dl", {}, ...cells.flatMap(([name, value]) => [make("dt", {}, `${name} `), make("dd", {}, `${value} `)])),
   );
   const place = state.places[i];
   const width = svg.clientWidth;
-  tip.style.left = `${Math.min(Math.max(place.x < width / 2 ? place.x + 14 : place.x - tip.offsetWidth - 14, 0), Math.max(width - tip.offsetWidth, 0))}px`;
-  tip.style.top = `${Math.max(place.y - tip.offsetHeight / 2, 0)}px`;
+  const [left, top] = width < NARROW ? [0, svg.clientHeight] : [place.x < width / 2 ? place.x + 14 : place.x - tip.offsetWidth - 14, place.y - tip.offsetHeight / 2];
+  tip.style.left = `${Math.min(Math.max(left, 0), Math.max(width - tip.offsetWidth, 0))}px`;
+  tip.style.top = `${Math.max(top, 0)}px`;
 }
