@@ -64,14 +64,15 @@ bench-torch: setup .venv-torch/ready
 coverage: setup
 	@$(BIN)/python benchmarks/coverage.py
 
-# What is committed of a sweep: tables, plots, report, config, forecast, provenance; no checkpoints.
+# What is committed of a sweep: tables, plots, report, config, forecast, provenance (those that it has); no checkpoints.
 reference: run
 	@name=$$(basename $(SWEEP) .toml); to=results/reference/$$name; rm -rf $$to; mkdir -p $$to; \
-	cd results/$$name && cp -r sweep.toml sweep.resolved.json provenance.json *.csv curves.parquet forecasts plots report.html checklist.md ../reference/$$name/
+	cd results/$$name && for part in sweep.toml sweep.resolved.json provenance.json *.csv curves.parquet forecasts plots report.html checklist.md; do \
+	if test -e $$part; then cp -r $$part ../reference/$$name/; fi; done
 
 lock:
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
-	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
+	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra text --extra text-files --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
 	@echo "playwright>=1.50" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-browser.lock
 

@@ -20,6 +20,7 @@ from analysis.fitting import main_fit
 from analysis.plot_parts import axis_name, held_note, runs_of
 from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
 from analysis.runs import read_curves
+from analysis.text_plots import text_figures
 from analysis.tuning import rate_law
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     yield from _windows(analysis, fit)
     yield from _noise(analysis, fit)
     yield from tuning_figures(analysis.tables["tuning"], analysis.runs.all_rows)
+    yield from text_figures(analysis)
 
 
 def _windows(analysis: Analysis, fit: Fit) -> Iterator[tuple[str, Figure]]:
@@ -256,7 +258,7 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
     list of Path
         The files written: loss_curves (where curves are recorded), loss_vs_params, loss_vs_tokens, loss_vs_flops, isoflop (where two
         budgets have runs of four sizes), approaches (where one gives an optimum), diminishing_returns, residuals, windows, noise (where
-        cells have repeats), tuning (where rates were tried).
+        cells have repeats), tuning (where rates were tried), domains (where the text has some), repetition (where different tokens vary).
 
     Raises
     ------
@@ -279,13 +281,13 @@ def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, fo
     for name, figure in drawn:
         path = target / f"{name}.{format}"
         temporary = target / f".{name}.{os.getpid()}.tmp"
-        _save(figure, temporary, format)
+        save_figure(figure, temporary, format)
         os.replace(temporary, path)
         written.append(path)
     return written
 
 
-def _save(figure: Figure, path: Path, format: str) -> None:
+def save_figure(figure: Figure, path: Path, format: str) -> None:
     """Write one figure without dates, so that the same input gives the same bytes; PNGs with a palette, a quarter of the size."""
     if format != "png":
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[format]

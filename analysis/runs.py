@@ -87,7 +87,8 @@ def read_runs(
     ------
     UserError
         When the file is missing, binary, empty or has no rows; a column is missing, or empty in so many rows that fewer than 4
-        remain; N, D, FLOPs or the loss of a finished run is text, zero, negative or infinite; or the expression is not understood.
+        remain; a folder holds runs of several texts; N, D, FLOPs or the loss of a finished run is text, zero, negative or infinite; or the
+        expression is not understood.
     """
     source = Path(path)
     folder = source if source.is_dir() else None
@@ -111,6 +112,11 @@ def read_runs(
     _refuse_gaps(table, names, reasons, source)
     usable = np.array([not reason for reason in reasons], dtype=bool)
     held = np.array([reason == HOLDOUT_REASON for reason in reasons], dtype=bool)
+    if folder is not None and "group" in rows and len(texts := set(rows["group"][usable | held])) > 1:
+        raise UserError(
+            f"{folder}: holds runs of {len(texts)} texts (column group), and no law is common to them; `scaling fit {folder}` fits each, "
+            f"then use the folder of one: {folder / 'groups'}/NAME"
+        )
     values = {name: _measured(table, column, usable | held, source) for name, column in names.items()}
     unique = next((name for name in U_COLUMNS if name in table and not is_blank(table[name]).all()), None)
     if unique is not None:

@@ -67,9 +67,9 @@ def _with(runs: Runs, frame: Frame) -> Runs:
 def _rows(whole: Fit, window: str, found: Fit, reference: Frame, left_out: Frame | None) -> list[dict]:
     mean, largest = math.nan, math.nan
     if left_out is not None:
-        cells = np.log(left_out["loss"]).groupby([left_out["N"], left_out["D"]]).mean().reset_index()
-        cells.columns = ["N", "D", "log_loss"]
-        predicted = found.predict(N=cells["N"].to_numpy(), D=cells["D"].to_numpy())
+        variables = list(found.law.variables)
+        cells = left_out.assign(log_loss=np.log(left_out["loss"])).groupby(variables, as_index=False)["log_loss"].mean()
+        predicted = found.predict(**{name: cells[name].to_numpy() for name in variables})
         error = np.expm1(np.log(predicted) - cells["log_loss"].to_numpy())
         mean, largest = float(np.abs(error).mean()), float(error[np.abs(error).argmax()])
     rows = []

@@ -22,7 +22,7 @@ SIZES = {"10M": (384, 6, 6, 64), "30M": (512, 10, 8, 64), "100M": (768, 14, 6, 6
 """Non-embedding parameters: (d_model, layers, heads, windows of 1,024 tokens a step)."""
 POPULATION_LENGTH, POPULATION_VOCAB, POPULATION_BATCH = 128, 256, 16
 POPULATION_SIZES = {"0.1M": (64, 2, 4), "1M": (144, 4, 6), "5M": (256, 6, 8)}
-MEMBERS = (1, 8, 32, 128)
+MEMBERS = (1, 16, 128)
 NOMINAL_PEAK = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 """Dense bfloat16 FLOP/s from NVIDIA's data sheets (SXM), by a part of the device's name."""
 ROUNDS = 5
@@ -184,6 +184,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES), metavar="SIZE")
     parser.add_argument("--populations", nargs="*", default=list(POPULATION_SIZES), choices=list(POPULATION_SIZES), metavar="SIZE")
+    parser.add_argument(
+        "--torch-sizes", nargs="*", choices=list(SIZES), metavar="SIZE", help="sizes to measure in PyTorch too (default: all)"
+    )
     parser.add_argument("--python", default=sys.executable, help="interpreter that has PyTorch")
     parser.add_argument("--out", type=Path, help="all answers as JSON")
     arguments = parser.parse_args()
@@ -208,6 +211,8 @@ def main() -> None:
         found[name] = ours
         flops = ours.get("flops", 0.0)
         print(f"{name:6} d{d_model} x {n_layers}, {batch} windows  ours   {utilisation(ours, flops, peaks)}", flush=True)
+        if name not in (arguments.sizes if arguments.torch_sizes is None else arguments.torch_sizes):
+            continue
         found[f"{name} torch"] = theirs = answer(
             [arguments.python, str(Path(__file__).with_name("torch_gpu.py"))],
             seconds=200,

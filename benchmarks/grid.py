@@ -38,10 +38,11 @@ import msgspec
 import numpy as np
 import torch_process
 
-from scaling.config import ModelGrid, Sweep, load_sweep
+from scaling.config import ModelGrid, Sweep
 from scaling.corpus import data_order, prepare
 from scaling.launch import usable_cpus
 from scaling.plan import optimizer_of, small_recipe
+from scaling.sweep_file import load_sweep
 
 WORKERS = 2
 WARMUP_STEPS = 50

@@ -1,4 +1,4 @@
-"""The same transformer for a GPU: row-major, products in bfloat16 (or float32), fused attention, layers as one compiled loop.
+"""The same transformer for a GPU: row-major, products in bfloat16 (or float32), fused attention.
 
 Parameters stay float32 (they are cast once a step); products take and give bfloat16 and accumulate in float32 inside; the residual
 stream, the norms' means, the softmax and the loss are float32. The seam is that of `scaling.fast`: `mean_loss` and `window_losses`. On a
@@ -29,32 +29,51 @@ def _rotate(x: Float[Array, "b t h c"], cos: np.ndarray, sin: np.ndarray) -> Flo
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
 
 
+_again = partial(jax.checkpoint, prevent_cse=False)  # the backward pass computes element-wise work again instead of reading it from memory
+
+
+@partial(_again, static_argnums=2)
+def _normed_product(x: Float[Array, "b t d"], weight: Float[Array, "o d"], dtype: DTypeLike) -> Float[Array, "b t o"]:
+    return _norm(x, dtype) @ weight.T
+
+
+@partial(_again, static_argnums=(2, 3))
+def _query_and_key(qk: Float[Array, "b t 2 h c"], gain: Float[Array, " c"], base: float, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Normed, scaled and turned; for attention without a scale of its own."""
+    length, head_dim = qk.shape[1], qk.shape[-1]
+    cos, sin = (table.T[None, :, None] for table in rotary_tables(head_dim, length, base=base))
+    query = _norm(qk[:, :, 0], jnp.float32) * gain.astype(jnp.float32) / np.float32(head_dim) ** 0.5
+    return _rotate(query, cos, sin).astype(dtype), _rotate(_norm(qk[:, :, 1], jnp.float32), cos, sin).astype(dtype)
+
+
+@_again
+def _squared_relu_product(x: Float[Array, "b t f"], weight: Float[Array, "d f"]) -> Float[Array, "b t d"]:
+    return jnp.square(jax.nn.relu(x)) @ weight.T
+
+
 def _block(config: ModelConfig, x: Float[Array, "b t d"], block: dict, dtype: DTypeLike) -> Float[Array, "b t d"]:
     batch, length, d = x.shape
-    heads, head_dim = config.n_heads, d // config.n_heads
-    qkv = (_norm(x, dtype) @ block["query_key_value"].T).reshape(batch, length, 3, heads, head_dim)
-    cos, sin = (table.T[None, :, None] for table in rotary_tables(head_dim, length, base=config.rope_base))
-    gain = block["query_gain"].astype(jnp.float32) / np.float32(head_dim) ** 0.5
-    query = _rotate(_norm(qkv[:, :, 0], jnp.float32) * gain, cos, sin).astype(dtype)
-    key = _rotate(_norm(qkv[:, :, 1], jnp.float32), cos, sin).astype(dtype)
+    head_dim = d // config.n_heads
+    qkv = _normed_product(x, block["query_key_value"], dtype).reshape(batch, length, 3, config.n_heads, head_dim)
+    query, key = _query_and_key(qkv[:, :, :2], block["query_gain"], config.rope_base, dtype)
     fused = "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_dim % 8 == 0 else None
     mixed = jax.nn.dot_product_attention(query, key, qkv[:, :, 2], scale=1.0, is_causal=True, implementation=fused)
     x = x + mixed.reshape(batch, length, d) @ block["output"].T
-    return x + jnp.square(jax.nn.relu(_norm(x, dtype) @ block["up"].T)) @ block["down"].T
+    return x + _squared_relu_product(_normed_product(x, block["up"], dtype), block["down"])
 
 
 def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
     """Logits, float32."""
     x = _norm(parameters["embedding"][tokens], jnp.float32)
-    blocks = [parameters["blocks"][index] for index in range(config.n_layers)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack([leaf.astype(dtype) for leaf in leaves]), *blocks)
-    x, _ = lax.scan(lambda x, block: (_block(config, x, block, dtype), None), x, stacked)
+    for index in range(config.n_layers):
+        x = _block(config, x, jax.tree.map(lambda leaf: leaf.astype(dtype), parameters["blocks"][index]), dtype)
     return jnp.matmul(_norm(x, dtype), parameters["head"].T.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _token_losses(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], dtype: DTypeLike) -> Float[Array, "b t"]:
     scores, targets = logits(config, parameters, windows[:, :-1], dtype), windows[:, 1:, None]
-    return jax.nn.logsumexp(scores, axis=-1) - jnp.take_along_axis(scores, targets, -1)[..., 0]
+    chosen = jnp.sum(jnp.where(targets == jnp.arange(config.vocab_size), scores, 0.0), -1)  # a gather's backward pass is a slow scatter
+    return jax.nn.logsumexp(scores, axis=-1) - chosen
 
 
 def mean_loss(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], *, dtype: DTypeLike) -> Float[Array, ""]:

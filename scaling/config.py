@@ -1,13 +1,11 @@
-"""Sweep files and resolved runs: frozen, typed, strictly parsed, with a canonical hash.
+"""Sweeps and resolved runs: frozen, typed, with a canonical hash.
 
-A sweep file (TOML) is what a user writes; a `RunConfig` is one run with every number resolved. `run_id` and `trunk_id` are a readable
-part and a hash of everything that determines the numbers (see `run_id`).
+A `Sweep` is what a user writes in a TOML file (`scaling.sweep_file`); a `RunConfig` is one run with every number resolved. `run_id` and
+`trunk_id` are a readable part and a hash of everything that determines the numbers (see `run_id`).
 """
 
 import hashlib
 import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +19,7 @@ Rate = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Power = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Quantity = int | float | str
+Name = Annotated[str, msgspec.Meta(min_length=1)]
 Schedule = Literal["trunk", "wsd", "cosine", "linear", "constant"]
 Split = Literal["heldout", "tune"]
 Precision = Literal["float32", "bfloat16"]
@@ -52,10 +51,22 @@ class ModelGrid(Struct, frozen=True):
     rope_base: Annotated[float, msgspec.Meta(gt=1)] = 1000.0
 
 
+class TextOptions(Struct, frozen=True):
+    """`[text]`: how text is read and cleaned (docs/corpora.md)."""
+
+    encoding: Annotated[str, msgspec.Meta(min_length=1)] = "utf-8"
+    encoding_errors: Literal["error", "replace", "skip"] = "error"
+    field: Annotated[str, msgspec.Meta(min_length=1)] = "text"
+    near_duplicates: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] | None = None
+    personal_data: Literal["keep", "remove"] = "keep"
+
+
 class DataGrid(Struct, frozen=True):
-    """`[data]`: training tokens of each run; quantities such as "2M" are accepted."""
+    """`[data]`: training tokens of each run, and of how many different tokens and which mixture of domains they are taken."""
 
     tokens: list[Quantity]
+    tokens_unique: list[Quantity] | None = None
+    mixture: list[dict[str, NonNegative]] | None = None
 
 
 class Training(Struct, frozen=True):
@@ -137,10 +148,11 @@ class Sweep(Struct, frozen=True):
     """A whole sweep file."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    corpus: Annotated[str, msgspec.Meta(min_length=1)]
+    corpus: Name | list[Name]
     model: ModelGrid
     data: DataGrid
-    tokenizer: Literal["bytes"] = "bytes"
+    tokenizer: Name | list[Name] = "bytes"
+    text: TextOptions = TextOptions()
     training: Training = msgspec.field(default_factory=Training)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
     tune: Tune | None = None
@@ -203,7 +215,10 @@ class ScheduleConfig(Struct, frozen=True):
 
 
 class DataConfig(Struct, frozen=True):
-    """Which tokens, in which order. `corpus_hash` covers the text, its preparation and its split."""
+    """Which tokens, in which order. `corpus_hash` covers the text, its preparation and its split.
+
+    `tokens_unique`: epochs are of so many tokens only; `mixture`: share of the tokens by domain, sorted by name.
+    """
 
     corpus: str
     corpus_hash: str
@@ -212,6 +227,8 @@ class DataConfig(Struct, frozen=True):
     evaluation_windows: Positive
     seed_data: int
     evaluation_split: Split = "heldout"
+    tokens_unique: Positive | msgspec.UnsetType = msgspec.UNSET  # unset keys are no part of the hash
+    mixture: tuple[tuple[str, float], ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TrunkConfig(Struct, frozen=True):
@@ -296,109 +313,3 @@ def format_quantity(value: float) -> str:
         if value >= 0.9995 * scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
-
-
-# ---------------------------------------------------------------- parsing
-
-
-def load_sweep(path: str | Path) -> Sweep:
-    """Read and check a sweep file.
-
-    Raises
-    ------
-    UserError
-        One line: the file, the key, what is allowed, what to do.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such sweep file; `ls sweeps/` shows those that ship with the project")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a sweep is a TOML text file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}; see docs/sweeps.md for an annotated example") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; see docs/sweeps.md for an annotated example") from None
-    try:
-        sweep = msgspec.convert(data, Sweep)
-        _check_sweep(sweep)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {_explain(str(error))}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    return sweep
-
-
-def _check_sweep(sweep: Sweep) -> None:
-    """Cross-field rules that types cannot say."""
-    for where, values in (("model.d_model", sweep.model.d_model), ("data.tokens", sweep.data.tokens)):
-        _check_axis(where, values)
-    if sweep.tune:
-        for where in ("d_model", "rates", "tokens", "batch_tokens"):
-            if (values := getattr(sweep.tune, where)) is not None:
-                _check_axis(f"tune.{where}", values)
-        if len(sweep.tune.rates) < 3:
-            raise UserError(
-                f"tune.rates has {len(sweep.tune.rates)} values; a minimum between rates needs at least 3, such as a factor 2 apart"
-            )
-    if sweep.holdout:
-        _check_axis("holdout.d_model", sweep.holdout.d_model)
-        _check_axis("holdout.tokens", sweep.holdout.tokens)
-    training, context = sweep.training, sweep.model.sequence_length
-    if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
-        raise UserError(
-            f"training.seeds lists {len(training.seeds)} numbers for {len(sweep.model.d_model)} widths; "
-            "give one number, or one for each of model.d_model"
-        )
-    for name in ("learning_rate_decay_from", "learning_rate_params", "learning_rate_tokens"):
-        parse_quantity(getattr(training, name))
-    for batch in [training.batch_tokens, *((sweep.tune and sweep.tune.batch_tokens) or [])]:
-        if batch % context:
-            raise UserError(
-                f"training.batch_tokens = {batch} is not a multiple of model.sequence_length = {context}; "
-                f"write a multiple such as {4 * context}"
-            )
-    if training.schedule == "trunk" and training.learning_rate_tokens_power:
-        raise UserError(
-            "training.learning_rate_tokens_power needs independent runs: the branches of one trunk share its rate; "
-            'set training.schedule to "wsd", "cosine", "linear" or "constant"'
-        )
-
-
-def _check_axis(where: str, values: list[Any]) -> None:
-    if not values:
-        raise UserError(f"{where} is empty, so the grid has no runs; give at least one value")
-    try:
-        numbers = [parse_quantity(value) for value in values]
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"{where} names a value twice: {values}; keep each value once (repeats are training.seeds)")
-
-
-_KEYS: dict[str, type[Struct]] = {
-    "$": Sweep,
-    "$.model": ModelGrid,
-    "$.data": DataGrid,
-    "$.training": Training,
-    "$.evaluation": Evaluation,
-    "$.tune": Tune,
-    "$.holdout": Holdout,
-    "$.fit": FitOptions,
-    "$.records": Records,
-}
-
-
-def _explain(message: str) -> str:
-    """Msgspec's message with the key named as in TOML, and the keys that are allowed there."""
-    text, _, at = message.partition(" - at `")
-    where = at.rstrip("`") or "$"
-    name = where.removeprefix("$").lstrip(".") or "top level"
-    if "unknown field" in text and where in _KEYS:
-        key = text.split("`")[1]
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[where]))
-        return f"unknown key `{key}` in {name}; allowed: {allowed}"
-    if "missing required field" in text:
-        return f"{text.replace('Object missing', 'missing').replace('field', 'key')} in {name}; see docs/sweeps.md"
-    return f"{name}: {text}; see docs/sweeps.md"

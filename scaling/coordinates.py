@@ -16,7 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from scaling.config import ModelConfig, Sweep, UserError
-from scaling.corpus import Corpus, data_order
+from scaling.corpus import Corpus
+from scaling.mixture import training_windows
 from scaling.model import Transformer, rms_norm
 from scaling.plan import resolve
 from scaling.train import LOG_EVERY, program_of, rates_of, schedule_of
@@ -78,8 +79,8 @@ def coordinate_check(sweep: Sweep, corpus: Corpus, *, steps: int = 10, layers: i
     for trunk in trunks.values():
         model, length = trunk.model, trunk.model.sequence_length
         batch = trunk.data.batch_tokens // length
-        order = data_order(corpus.n_windows(length=length), seed=trunk.data.seed_data, first=0, count=LOG_EVERY * batch)
-        windows = corpus.windows(order, length=length).reshape(LOG_EVERY, batch, length + 1)
+        found = training_windows(corpus, trunk.data, seed=trunk.data.seed_data, first=0, count=LOG_EVERY * batch, length=length)
+        windows = found.reshape(LOG_EVERY, batch, length + 1)
         program = program_of(trunk)
         start = program.start(trunk.seed_init)
         probe = jnp.asarray(windows[-1, :, :-1], jnp.int32)

@@ -2,12 +2,15 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import jax
 import numpy as np
 
 from scaling.architectures import architecture_of
-from scaling.config import ModelConfig, Precision
+from scaling.config import ModelConfig, Precision, Split
+from scaling.corpus import Corpus
+from scaling.tokenizer import token_dtype
 
 EVALUATION_BATCH = 8
 """Windows a batch: 4 to 16 take the same time within noise, 64 takes a fifth more (LOG.md)."""
@@ -16,11 +19,36 @@ EVALUATION_BATCH = 8
 def window_losses(model: ModelConfig, parameters: dict, windows: np.ndarray, *, precision: Precision = "float32") -> np.ndarray:
     """Mean loss of each window (n, length + 1), nats per token; float64. Batch by batch, so that one program serves any number."""
     count, length = len(windows), model.sequence_length
-    padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), np.uint8)
+    padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), token_dtype(model.vocab_size))
     padded[:count] = windows
     batches = padded.reshape(-1, 1, EVALUATION_BATCH, length + 1)
     losses = [architecture_of(model, precision).window_losses(model, parameters, batch) for batch in batches]
     return np.concatenate([np.asarray(loss)[0] for loss in losses])[:count].astype(np.float64)
+
+
+def held_out_losses(
+    model: ModelConfig, parameters: dict, corpus: Corpus, *, windows: int, split: Split = "heldout", precision: Precision = "float32"
+) -> dict[str, Any]:
+    """Loss on the windows of a split, nats per token, with its standard error clustered by document, and in bits per byte of text.
+
+    `domains` holds the same for every domain of the corpus, if it has any.
+    """
+    length = model.sequence_length
+
+    def loss_of(count: int, domain: str | None) -> dict[str, float]:
+        tokens, documents = corpus.evaluation_windows(count, length=length, split=split, domain=domain)
+        losses = window_losses(model, parameters, tokens, precision=precision)
+        bits = losses.mean() / math.log(2)
+        return {
+            "loss": float(losses.mean()),
+            "loss_se": clustered_standard_error(losses, documents),
+            "bits_per_byte": float(bits / corpus.bytes_per_token(count, length=length, split=split, domain=domain)),
+        }
+
+    result: dict[str, Any] = loss_of(windows, None)
+    if counts := corpus.domain_windows(windows, length=length, split=split):
+        result["domains"] = {domain: loss_of(count, domain) for domain, count in counts.items()}
+    return result
 
 
 @lru_cache(maxsize=4)
@@ -28,7 +56,7 @@ def compile_evaluation(model: ModelConfig, precision: Precision = "float32") -> 
     """Compile the held-out loss of a shape by evaluating one batch of nothing, or fetch it from the shared cache."""
     shapes = jax.eval_shape(lambda: architecture_of(model).initial_parameters(model, 0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), np.uint8), precision=precision)
+    window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), token_dtype(model.vocab_size)), precision=precision)
 
 
 def clustered_standard_error(losses: np.ndarray, clusters: np.ndarray) -> float:

@@ -65,7 +65,7 @@ def work(
     count_compiled(stopwatch)
     folder = Folder(root)
     resolved = read_resolved(root)
-    corpus = load(resolved.sweep.corpus, content_hash=resolved.corpus_hash)
+    loaded = {}  # memory-mapped, so many cost nothing
     trained = 0
     compiled: set[ModelConfig] = set()
     stopwatch.switch("records")
@@ -74,10 +74,15 @@ def work(
         released = [trunk for trunk in pending if is_released(folder, trunk)]
         busy = {trunk.config.model for trunk in released if claims.is_live(folder, trunk.trunk_id)}
         for trunk in by_preference(released, compiled=compiled, busy=busy):
+            data = trunk.config.data
+            if data.corpus_hash not in loaded:  # before the claim: text that cannot be had is nobody's failure but this machine's
+                loaded[data.corpus_hash] = load(
+                    data.corpus, content_hash=data.corpus_hash, tokenizer=data.tokenizer, options=resolved.sweep.text
+                )
             claim = claims.take(folder, trunk.trunk_id)
             if claim is None:
                 continue
-            records = resolved.sweep.records
+            records, corpus = resolved.sweep.records, loaded[data.corpus_hash]
             trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch)
             compiled.add(trunk.config.model)
             _train_claimed(trainer)

@@ -14,6 +14,7 @@ from scaling.calibration import Calibration, Shape
 from scaling.config import TrunkConfig
 from scaling.launch import be_a_worker
 from scaling.timings import Stopwatch
+from scaling.tokenizer import token_dtype
 
 TRAINING_SECONDS = 1.0
 EVALUATION_SECONDS = 0.3
@@ -57,7 +58,7 @@ def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
     compiled, rates, schedule = program_of(config), rates_of(config), schedule_of(config)
     state = compiled.start(config.seed_init)
     random = np.random.default_rng(0)
-    windows = random.integers(0, model.vocab_size, (LOG_EVERY, batch, model.sequence_length + 1), np.uint8)
+    windows = random.integers(0, model.vocab_size, (LOG_EVERY, batch, model.sequence_length + 1), token_dtype(model.vocab_size))
 
     def train(steps: int) -> None:
         nonlocal state

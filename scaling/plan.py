@@ -7,7 +7,6 @@ import msgspec
 
 from scaling.accounting import training_flops_per_token
 from scaling.config import (
-    DataConfig,
     ModelConfig,
     RunConfig,
     Split,
@@ -18,10 +17,9 @@ from scaling.config import (
     parse_quantity,
 )
 from scaling.recipe import branch_step_of, optimizer_of, schedule_config, seed_data_of, small_recipe
+from scaling.text_axes import Hashes, TextChoice, only_text, text_choices
 
 __all__ = ["Trunk", "by_preference", "flops_spent", "group_trunks", "optimizer_of", "resolve", "small_recipe", "tune_amounts", "tune_runs"]
-
-VOCAB_SIZE = {"bytes": 256}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Trunk:
         return float(self.trained_steps * self.config.data.batch_tokens * training_flops_per_token(self.config.model))
 
 
-def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
+def resolve(sweep: Sweep, *, corpus_hash: Hashes) -> list[RunConfig]:
     """Every run of the sweep: the fitted grid first, then the hold-outs.
 
     Raises
@@ -54,13 +52,16 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     """
     grid = sweep.data.tokens
     seeds, widths = sweep.training.seeds, sweep.model.d_model
-    runs = []
-    for d_model, count in zip(widths, seeds if isinstance(seeds, list) else [seeds] * len(widths), strict=True):
-        runs += _grid(sweep, [d_model], grid, sweep.training, range(count), role="fit", corpus_hash=corpus_hash)
+    texts, runs = text_choices(sweep, corpus_hash), []
+    for text in texts:
+        for d_model, count in zip(widths, seeds if isinstance(seeds, list) else [seeds] * len(widths), strict=True):
+            runs += _grid(sweep, [d_model], grid, sweep.training, range(count), role="fit", text=text)
     if sweep.holdout:
         held = sweep.holdout
         seeds = range(held.first_seed, held.first_seed + held.seeds)
-        holdouts = _grid(sweep, held.d_model, held.tokens, sweep.training, seeds, role="holdout", corpus_hash=corpus_hash)
+        holdouts = [
+            run for text in texts for run in _grid(sweep, held.d_model, held.tokens, sweep.training, seeds, role="holdout", text=text)
+        ]
         fitted = {run.trunk_id for run in runs}
         for run in holdouts:
             if run.trunk_id in fitted:
@@ -72,7 +73,7 @@ def resolve(sweep: Sweep, *, corpus_hash: str) -> list[RunConfig]:
     return runs
 
 
-def tune_runs(sweep: Sweep, *, rates: dict[int, list[float]], corpus_hash: str) -> list[RunConfig]:
+def tune_runs(sweep: Sweep, *, rates: dict[int, list[float]], corpus_hash: Hashes) -> list[RunConfig]:
     """Runs of `[tune]`: every rate of a width (as `rates` lists them) at every tuning batch, seed and amount of data.
 
     They are scored on the tuning text, never on the held-out one. With trunks the middle amount is where the rate is chosen; the branches
@@ -81,14 +82,14 @@ def tune_runs(sweep: Sweep, *, rates: dict[int, list[float]], corpus_hash: str) 
     tune = sweep.tune
     if tune is None:
         return []
-    runs = []
+    text, runs = only_text(sweep, corpus_hash, what="[tune]"), []
     for d_model, tried in rates.items():
         for batch in tune.batch_tokens or [sweep.training.batch_tokens]:
             for rate in tried:
                 fixed = {"learning_rate": rate, "learning_rate_params_power": 0.0, "learning_rate_tokens_power": 0.0, "batch_tokens": batch}
                 training = msgspec.structs.replace(sweep.training, **fixed)
                 amounts = tune.tokens or tune_amounts(sweep)
-                runs += _grid(sweep, [d_model], amounts, training, range(tune.seeds), role="tune", corpus_hash=corpus_hash, split="tune")
+                runs += _grid(sweep, [d_model], amounts, training, range(tune.seeds), role="tune", text=text, split="tune")
     return runs
 
 
@@ -107,12 +108,12 @@ def _grid(
     seeds: Iterable[int],
     *,
     role: str,
-    corpus_hash: str,
+    text: TextChoice,
     split: Split | None = None,
 ) -> list[RunConfig]:
     runs = []
     for d_model in widths:
-        model = small_recipe(d_model, grid=sweep.model, vocab_size=VOCAB_SIZE[sweep.tokenizer])
+        model = small_recipe(d_model, grid=sweep.model, vocab_size=text.vocab_size)
         for seed in seeds:
             for amount in sorted(parse_quantity(value) for value in tokens):
                 steps, branch_step = _steps(training, amount)
@@ -120,10 +121,7 @@ def _grid(
                     model=model,
                     optimizer=optimizer_of(training, d_model=d_model, model=model, tokens=amount),
                     schedule=schedule_config(training, steps=steps),
-                    data=DataConfig(
-                        corpus=sweep.corpus,
-                        corpus_hash=corpus_hash,
-                        tokenizer=sweep.tokenizer,
+                    data=text.data(
                         batch_tokens=training.batch_tokens,
                         evaluation_windows=sweep.evaluation.windows,
                         seed_data=seed_data_of(training, model=model, seed=seed, steps=steps),
@@ -132,7 +130,8 @@ def _grid(
                     seed_init=seed,
                     precision=training.precision,
                 )
-                runs.append(RunConfig(trunk=trunk, steps=steps, branch_step=branch_step, role=role))  # pyright: ignore[reportArgumentType]
+                if text.has_run(steps * training.batch_tokens):
+                    runs.append(RunConfig(trunk=trunk, steps=steps, branch_step=branch_step, role=role))  # pyright: ignore[reportArgumentType]
     if len({run.run_id for run in runs}) < len(runs):
         raise UserError("data.tokens: two amounts round to the same number of steps; space them further apart")
     return runs

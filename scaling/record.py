@@ -61,6 +61,11 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     corpus_hash: str
     corpus_facts: dict[str, Any]
     runs: list[RunConfig]
+    texts: dict[str, dict[str, Any]] = {}
+
+    def facts_of(self, corpus_hash: str) -> dict[str, Any]:
+        """Facts of one of the sweep's texts: counts, licence, version; `train_tokens`, `domain_tokens`, `entropy` where known."""
+        return self.texts.get(corpus_hash, self.corpus_facts)
 
 
 # ---------------------------------------------------------------- writing

@@ -8,12 +8,15 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+from msgspec import UNSET
 
 from scaling import claim as claims
 from scaling.accounting import count_parameters, training_flops_per_token
 from scaling.config import RunConfig
+from scaling.mixture import domain_shares, unique_tokens
 from scaling.plan import Trunk, flops_spent, group_trunks
 from scaling.record import Folder, Resolved, folder_lock, read_failure, read_metrics, read_result, write_atomic
+from scaling.text_axes import group_of
 from scaling.timings import OVERHEAD, read_timings
 
 RUN_COLUMNS = (
@@ -22,6 +25,8 @@ RUN_COLUMNS = (
     "params_embedding,params_non_embedding,params_unembedding,params_total,tokens,tokens_unique,epochs,tokens_per_param,"
     "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,overhead_seconds,host,finished_at"
 ).split(",")
+RUN_COLUMNS += ["group", "tokens_unique_limit", "bytes_per_token", "entropy"]  # of the text: docs/corpora.md
+DOMAIN_COLUMNS = "run_id,group,domain,share,loss,loss_se,bits_per_byte".split(",")
 CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
 
 
@@ -40,16 +45,17 @@ def run_rows(folder: Folder, resolved: Resolved) -> list[dict[str, Any]]:
     """One row a run, in plan order: config, counts, and the result where there is one."""
     trunks = {trunk.trunk_id: trunk for trunk in group_trunks(resolved.runs)}
     spent = {run_id: value for trunk in trunks.values() for run_id, value in flops_spent(trunk).items()}
-    unique_limit = int(resolved.corpus_facts.get("train_bytes", 0))
-    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id], unique_limit) for run in resolved.runs]
+    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id]) for run in resolved.runs]
 
 
-def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float, unique_limit: int) -> dict[str, Any]:
+def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float) -> dict[str, Any]:
     result = read_result(folder, run.run_id, files=False)
     status, reason = run_status(folder, trunk, run, result)
     config, model = run.trunk, run.trunk.model
     parameters = count_parameters(model)
-    unique = min(run.tokens, unique_limit) if unique_limit else run.tokens
+    facts = resolved.facts_of(config.data.corpus_hash)
+    limit = int(facts.get("train_tokens", facts.get("train_bytes", 0))) or run.tokens
+    unique = unique_tokens(limit, facts.get("domain_tokens", {}), config.data, tokens=run.tokens)
     row = {
         "run_id": run.run_id,
         "trunk_id": run.trunk_id,
@@ -86,6 +92,10 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "flops": run.tokens * training_flops_per_token(model),
         "flops_6nd": 6 * parameters.non_embedding * run.tokens,
         "flops_spent": spent,
+        "group": group_of(resolved.sweep, config.data),
+        "tokens_unique_limit": "" if config.data.tokens_unique is UNSET else config.data.tokens_unique,
+        "bytes_per_token": facts.get("bytes_per_token", ""),
+        "entropy": facts.get("entropy", ""),
     }
     if result:
         keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "host", "finished_at")
@@ -141,6 +151,21 @@ def write_tables(root: Path, resolved: Resolved) -> list[dict[str, Any]]:
         writer.writerows([row.get(column, "") for column in RUN_COLUMNS] for row in rows)
         write_atomic(root / "runs.csv", text.getvalue().encode())
         _write_parquet(curve_rows(folder, resolved), root / "curves.parquet")
+        if domains := domain_rows(folder, resolved):
+            write_atomic(root / "domains.csv", pd.DataFrame(domains, columns=DOMAIN_COLUMNS).to_csv(index=False).encode())
+    return rows
+
+
+def domain_rows(folder: Folder, resolved: Resolved) -> list[dict[str, Any]]:
+    """One row a finished run and domain of its corpus; none when no corpus has domains."""
+    rows = []
+    for run in resolved.runs:
+        data, result = run.trunk.data, read_result(folder, run.run_id, files=False) or {}
+        sizes = resolved.facts_of(data.corpus_hash).get("domain_tokens", {})
+        shares = domain_shares(sizes, data)
+        for domain, losses in result.get("domains", {}).items():
+            group = group_of(resolved.sweep, data)
+            rows.append({"run_id": run.run_id, "group": group, "domain": domain, "share": shares.get(domain, 0.0), **losses})
     return rows
 
 

@@ -26,14 +26,16 @@ from scaling.architectures import architecture_of
 from scaling.checkpoint import decode_tree, encode_tree, restore_tree
 from scaling.claim import Claim, owned
 from scaling.config import ModelConfig, OptimizerConfig, Precision, RunConfig, TrunkConfig
-from scaling.corpus import Corpus, data_order
+from scaling.corpus import Corpus
 from scaling.environment import environment
-from scaling.evaluate import clustered_standard_error, compile_evaluation, window_losses
+from scaling.evaluate import compile_evaluation, held_out_losses
 from scaling.forecasts import forecast_hash
+from scaling.mixture import training_windows
 from scaling.optimizer import make_optimizer, rate_multiplier
 from scaling.plan import Trunk
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
 from scaling.timings import Stopwatch
+from scaling.tokenizer import token_dtype
 
 LOG_EVERY = 50
 """Steps per segment: one call of the compiled program, one logged point."""
@@ -88,7 +90,12 @@ def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision
 
         return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
 
-    return Program(start=start, advance=jax.jit(advance), advance_population=jax.jit(jax.vmap(advance, in_axes=(0, None, None, 0, 0, 0))))
+    donated = () if precision == "float32" else (0,)  # on a GPU the new state takes the place of the old one
+    return Program(
+        start=start,
+        advance=jax.jit(advance, donate_argnums=donated),
+        advance_population=jax.jit(jax.vmap(advance, in_axes=(0, None, None, 0, 0, 0)), donate_argnums=donated),
+    )
 
 
 class Diverged(Exception):
@@ -184,7 +191,7 @@ class Trainer:
     def _cooldown(self, run: RunConfig, trunk: Progress) -> Progress:
         start = self._load(run.run_id, run.steps)
         if start is None:
-            start = Progress(state=trunk.state, step=trunk.step, points=list(trunk.points))
+            start = Progress(state=jax.tree.map(jnp.copy, trunk.state), step=trunk.step, points=list(trunk.points))  # the trunk goes on
         return self._advance(start, run.steps, cooldown=(run.branch_step, run.steps), phase=run.run_id)
 
     def _fresh(self) -> Progress:
@@ -226,30 +233,23 @@ class Trainer:
         return Progress(state, step, points)
 
     def _windows(self, first: int, stop: int, length: int) -> np.ndarray:
-        """Token windows of steps `first` to `stop`: (LOG_EVERY, batch, length + 1) uint8, zero beyond `stop`."""
-        batch = self.config.data.batch_tokens // length
-        order = data_order(
-            self.corpus.n_windows(length=length), seed=self.config.data.seed_data, first=first * batch, count=(stop - first) * batch
-        )
-        out = np.zeros((LOG_EVERY, batch, length + 1), np.uint8)
-        out[: stop - first] = self.corpus.windows(order, length=length).reshape(stop - first, batch, length + 1)
+        """Token windows of steps `first` to `stop`: (LOG_EVERY, batch, length + 1) unsigned, zero beyond `stop`."""
+        data, batch = self.config.data, self.config.data.batch_tokens // length
+        windows = training_windows(self.corpus, data, seed=data.seed_data, first=first * batch, count=(stop - first) * batch, length=length)
+        out = np.zeros((LOG_EVERY, batch, length + 1), token_dtype(self.config.model.vocab_size))
+        out[: stop - first] = windows.reshape(stop - first, batch, length + 1)
         return out
 
     # ------------------------------------------------------------ evaluation and publication
 
-    def _evaluate(self, parameters: dict) -> dict[str, float]:
-        """Held-out loss, nats per token, and its standard error clustered by document."""
-        count, length = self.config.data.evaluation_windows, self.config.model.sequence_length
+    def _evaluate(self, parameters: dict) -> dict[str, Any]:
+        """Held-out loss, overall and of each domain of the corpus."""
         with self.stopwatch.during("compilation"):
             compile_evaluation(self.config.model, self.config.precision)
         with self.stopwatch.during("evaluation"):
-            windows, documents = self.corpus.evaluation_windows(count, length=length, split=self.config.data.evaluation_split)
-            losses = window_losses(self.config.model, parameters, windows, precision=self.config.precision)
-        return {
-            "loss": float(losses.mean()),
-            "loss_se": clustered_standard_error(losses, documents),
-            "bits_per_byte": float(losses.mean() / math.log(2)),
-        }
+            data = self.config.data
+            windows, split, precision = data.evaluation_windows, data.evaluation_split, self.config.precision
+            return held_out_losses(self.config.model, parameters, self.corpus, windows=windows, split=split, precision=precision)
 
     def _publish_done(self, run: RunConfig, branch: Progress, loss: dict[str, float]) -> None:
         weights = branch.state["parameters"]
@@ -424,7 +424,7 @@ def count_compiled(stopwatch: Stopwatch) -> None:
 def compile_training(config: TrunkConfig) -> None:
     """Compile the program of a trunk by training no step with it, so that the first step finds it ready."""
     compiled, length = program_of(config), config.model.sequence_length
-    windows = np.zeros((LOG_EVERY, config.data.batch_tokens // length, length + 1), np.uint8)
+    windows = np.zeros((LOG_EVERY, config.data.batch_tokens // length, length + 1), token_dtype(config.model.vocab_size))
     schedule = schedule_of(config)
     jax.block_until_ready(compiled.advance(compiled.start(config.seed_init), 0, 0, windows, rates_of(config), schedule))
     _multiplier(np.float32(0), schedule)

@@ -2,8 +2,9 @@ import msgspec
 import pytest
 
 from scaling.cli.main import main
-from scaling.config import Sweep, UserError, format_quantity, load_sweep, parse_quantity
+from scaling.config import Sweep, UserError, format_quantity, parse_quantity
 from scaling.plan import flops_spent, group_trunks, resolve
+from scaling.sweep_file import load_sweep
 
 GOOD = 'name = "x"\ncorpus = "python-stdlib"\n[model]\nd_model = [16]\n[data]\ntokens = ["1M"]\n'
 

@@ -5,10 +5,10 @@ import pytest
 
 from scaling import calibration as calibrations
 from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, unmeasured, write_calibration
-from scaling.config import load_sweep
 from scaling.estimate import PASS_SECONDS, estimate
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder
+from scaling.sweep_file import load_sweep
 from scaling.timings import KINDS, Stopwatch, Timings, describe, worker_seconds
 
 replace = msgspec.structs.replace

@@ -6,12 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from scaling.config import ModelGrid, Training, UserError, load_sweep
+from scaling.config import ModelGrid, Training, UserError
 from scaling.coordinates import coordinate_check, slopes
 from scaling.corpus import prepare
 from scaling.optimizer import rate_multiplier
 from scaling.plan import group_trunks, resolve
 from scaling.recipe import branch_step_of, matrix_rate, optimizer_of, small_recipe
+from scaling.sweep_file import load_sweep
 
 OFF = {"batch_tokens": 512, "warmup_steps": 10, "decay_power": 0.0, "decay_from_tokens": 1.0, "cooldown_start": 1e9, "cooldown_end": 2e9}
 

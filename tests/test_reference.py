@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.tables import analyse
-from scaling.config import load_sweep
 from scaling.plan import resolve
+from scaling.sweep_file import load_sweep
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference" / "quickstart"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from synthetic import write_results
 
+from analysis.groups import GROUP_COLUMNS
 from analysis.tables import analyse
-from scaling.tables import CURVE_COLUMNS, RUN_COLUMNS
+from scaling.tables import CURVE_COLUMNS, DOMAIN_COLUMNS, RUN_COLUMNS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "tables.md"
 
@@ -26,7 +27,12 @@ def documented() -> dict[str, list[str]]:
 def test_every_column_is_documented_once(tmp_path: Path) -> None:
     analysis = analyse(write_results(tmp_path / "results"), bootstrap=50)
     expected = {name: sorted(table.columns) for name, table in analysis.tables.items()}
-    expected |= {"runs": sorted(RUN_COLUMNS), "curves": sorted(CURVE_COLUMNS)}
+    expected |= {
+        "runs": sorted(RUN_COLUMNS),
+        "curves": sorted(CURVE_COLUMNS),
+        "domains": sorted(DOMAIN_COLUMNS),
+        "groups": sorted(GROUP_COLUMNS),
+    }
     assert {name: sorted(columns) for name, columns in documented().items()} == expected
 
 

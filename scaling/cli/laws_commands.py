@@ -138,22 +138,44 @@ def _whole(flag: str, text: str, *, most: int) -> int:
     return int(text)
 
 
-def _analyse(arguments: argparse.Namespace) -> tuple["Analysis", Path]:
-    """Fit every law and write the tables; return the analysis and its folder."""
+def _where(arguments: argparse.Namespace) -> Path:
+    """Folder to write to: --out, the results folder, or a folder beside the CSV with its name."""
     from analysis.errors import UserError
-    from analysis.laws import get_law
-    from analysis.tables import analyse
 
-    options = _options(arguments)
-    for law in options["laws"]:
-        get_law(law)
     source: Path = arguments.source
     if arguments.out is None and source.is_file() and not re.search(r"\.csv(\.gz)?$", source.name, re.IGNORECASE):
         raise UserError(f"{source} does not end in .csv; name a folder to write to with --out DIR")
     out = arguments.out or (source if source.is_dir() else source.with_name(re.sub(r"\.csv(\.gz)?$", "", source.name, flags=re.IGNORECASE)))
     if out.exists() and not out.is_dir():
         raise UserError(f"cannot write to {out}: it is a file; name a folder with --out DIR")
-    return analyse(source, out=out, **options), out
+    return out
+
+
+def _analyse(arguments: argparse.Namespace) -> tuple["Analysis", Path]:
+    """Fit every law and write the tables; return the analysis and its folder."""
+    from analysis.laws import get_law
+    from analysis.tables import analyse
+
+    options, out = _options(arguments), _where(arguments)
+    for law in options["laws"]:
+        get_law(law)
+    return analyse(arguments.source, out=out, **options), out
+
+
+def _analyse_texts(arguments: argparse.Namespace, *, format: str | None) -> tuple[str, list[Path], Path] | None:
+    """A law for each text of a results folder that holds several: summary, plots and folder; None where it holds one.
+
+    `format` of the plots; None draws none.
+    """
+    from analysis.groups import analyse_groups, group_summary, groups_of
+    from analysis.plotting import write_figures
+    from analysis.text_plots import group_figures
+
+    if not groups_of(arguments.source):
+        return None
+    out = _where(arguments)
+    found = analyse_groups(arguments.source, out=out, **_options(arguments))
+    return group_summary(found), write_figures(group_figures(found, arguments.source), out, format=format) if format else [], out
 
 
 def fit_command(arguments: argparse.Namespace) -> int:
@@ -162,6 +184,10 @@ def fit_command(arguments: argparse.Namespace) -> int:
     from analysis.report import write_report
     from analysis.report_text import summary
 
+    if texts := _analyse_texts(arguments, format=None if arguments.no_plots else "png"):
+        print(texts[0], flush=True)
+        print(f"in {texts[2]}: groups.csv; tables of each text in groups/", file=sys.stderr)
+        return 0
     analysis, out = _analyse(arguments)
     print(summary(analysis).rstrip(), flush=True)
     report = write_report(analysis, out, () if arguments.no_plots else plot_all(analysis, out))
@@ -176,8 +202,12 @@ def plot_command(arguments: argparse.Namespace) -> int:
 
     if arguments.format not in FORMATS:
         raise UserError(f"--format {arguments.format!r} is unknown; allowed: {', '.join(FORMATS)}")
-    analysis, out = _analyse(arguments)
-    for path in plot_all(analysis, out, format=arguments.format):
+    if texts := _analyse_texts(arguments, format=arguments.format):
+        plots = texts[1]
+    else:
+        analysis, out = _analyse(arguments)
+        plots = plot_all(analysis, out, format=arguments.format)
+    for path in plots:
         print(path)
     return 0
 

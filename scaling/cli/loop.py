@@ -101,11 +101,14 @@ def fit_settings(options: FitOptions) -> dict:
 
 def analyse_and_report(root: Path, resolved: Resolved, *, program: str) -> str:
     """Laws, tables, plots and report from the tables; returns the summary for the terminal."""
+    from analysis.groups import groups_of
     from analysis.plotting import plot_all
     from analysis.report import write_report
     from analysis.report_text import summary
     from analysis.tables import analyse
 
+    if groups_of(root):
+        return _analyse_texts(root, resolved, program=program)
     with folder_lock(root, "tables"):
         result = analyse(root, **fit_settings(resolved.sweep.fit))
         plots = plot_all(result, root)
@@ -118,4 +121,18 @@ def analyse_and_report(root: Path, resolved: Resolved, *, program: str) -> str:
     ]
     lines = [summary(result), "", *(f"{name:7} {path}" for name, path in places)]
     lines.append(f'next    {program} query {root} "SELECT law, parameter, estimate, ci_low, ci_high FROM laws"')
+    return "\n".join(lines)
+
+
+def _analyse_texts(root: Path, resolved: Resolved, *, program: str) -> str:
+    """A law for each text of a sweep over several, and the comparison; their losses are of different things, so no law is common."""
+    from analysis.groups import analyse_groups, group_summary
+    from analysis.plotting import write_figures
+    from analysis.text_plots import group_figures
+
+    with folder_lock(root, "tables"):
+        found = analyse_groups(root, **fit_settings(resolved.sweep.fit))
+        write_figures(group_figures(found, root), root)
+    lines = [group_summary(found), "", f"groups  {root / 'groups.csv'}", f"plots   {root / 'plots'}", f"each    {root / 'groups'}/NAME/"]
+    lines.append(f"next    {program} report {root / 'groups'}/NAME   (plots and page of one text)")
     return "\n".join(lines)

@@ -79,13 +79,16 @@ def coordinates_command(arguments: argparse.Namespace) -> int:
     from analysis.files import write_table
     from analysis.plotting import coordinate_figures, write_figures
     from analysis.query import render
-    from scaling.config import load_sweep
     from scaling.coordinates import coordinate_check, slopes
     from scaling.corpus import check_corpus, prepare
+    from scaling.sweep_file import load_sweep
+    from scaling.text_axes import only_text
 
     sweep = load_sweep(arguments.sweep)
-    check_corpus(sweep.corpus)
-    changes = coordinate_check(sweep, prepare(sweep.corpus), steps=arguments.steps, layers=arguments.layers, seeds=arguments.seeds)
+    text = only_text(sweep, "unknown", what="coordinates")
+    check_corpus(text.corpus)
+    corpus = prepare(text.corpus, tokenizer=text.tokenizer, options=sweep.text)
+    changes = coordinate_check(sweep, corpus, steps=arguments.steps, layers=arguments.layers, seeds=arguments.seeds)
     root = arguments.results / sweep.name
     root.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame([dataclasses.asdict(change) for change in changes])

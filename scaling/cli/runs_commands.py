@@ -69,15 +69,16 @@ def _positive(text: str) -> int:
 def _resolve(path: str, *, results: Path):
     """Sweep file -> Resolved and its results folder; everything that can be wrong is said here, before anything is written."""
     from analysis.laws import get_law
-    from scaling.config import UserError, load_sweep
-    from scaling.corpus import check_corpus, prepare
+    from scaling.cli.texts import check_texts, prepare_texts
+    from scaling.config import UserError
     from scaling.plan import resolve
     from scaling.record import Resolved
+    from scaling.sweep_file import load_sweep
 
     sweep = load_sweep(path)
     for law in sweep.fit.laws:
         get_law(law)
-    check_corpus(sweep.corpus)
+    check_texts(sweep)
     runs = resolve(sweep, corpus_hash="unknown")  # impossible shapes are named before the text is read
     fitted, needed = sum(run.role == "fit" for run in runs), len(get_law(sweep.fit.forecast_law).parameters) + 2
     if sweep.holdout and fitted < needed:
@@ -85,15 +86,13 @@ def _resolve(path: str, *, results: Path):
             f"{path}: law {sweep.fit.forecast_law} needs {needed} runs to forecast the hold-out, the grid has {fitted}; "
             "add sizes, tokens or seeds, or leave [holdout] out"
         )
-    corpus = prepare(sweep.corpus)
-    corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length, split=sweep.evaluation.split)
-    runs = resolve(sweep, corpus_hash=corpus.content_hash)
-    resolved = Resolved(sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=corpus.facts, runs=runs)
+    hashes, texts = prepare_texts(sweep, runs)
+    corpus_hash, facts = next(iter(texts.items()))
+    resolved = Resolved(sweep=sweep, corpus_hash=corpus_hash, corpus_facts=facts, runs=resolve(sweep, corpus_hash=hashes), texts=texts)
     if sweep.tune:
         from scaling.cli.tuning import tuned
         from scaling.record import Folder
 
-        corpus.evaluation_windows(sweep.evaluation.windows, length=sweep.model.sequence_length, split="tune")
         resolved = tuned(resolved, Folder(results / sweep.name), train=None)
     return resolved, results / sweep.name
 
