@@ -70,7 +70,7 @@ def answer(analysis: Analysis) -> str:
     level = f"{100 * fit.ci_level:g} % interval"
     if row is not None:
         found = " and ".join(
-            f"{words} with {name} = {row[name]:.2f}{_told(row[f'{name}_low'], row[f'{name}_high'], level)}"
+            f"{words} with {name} = {row[name]:.3g}{_told(row[f'{name}_low'], row[f'{name}_high'], level)}"
             for name, words in (("a", "N* ~ C^a parameters"), ("b", "D* ~ C^b tokens"))
         )
         said = f"compute C is best spent on {found}"
@@ -83,7 +83,7 @@ def answer(analysis: Analysis) -> str:
 
 
 def _told(low: float, high: float, level: str) -> str:
-    return f" ({level} {low:.2f} to {high:.2f})" if math.isfinite(low) and math.isfinite(high) else " (no interval)"
+    return f" ({level} {low:.3g} to {high:.3g})" if math.isfinite(low) and math.isfinite(high) else " (no interval)"
 
 
 def _scored(table: Frame) -> str:

@@ -107,8 +107,8 @@ def test_answer_is_one_sentence_with_intervals(analysed: tuple[Analysis, Path], 
     error = 100 * analysis.tables["predictions"].query("kind == 'forecast'").relative_error.iloc[0]
     assert answer(analysis) == (
         "If L = E + A/N^alpha + B/D^beta, compute C is best spent on N* ~ C^a parameters with"
-        f" a = {row.a:.2f} (95 % interval {row.a_low:.2f} to {row.a_high:.2f}) and D* ~ C^b tokens with"
-        f" b = {row.b:.2f} (95 % interval {row.b_low:.2f} to {row.b_high:.2f});"
+        f" a = {row.a:.3g} (95 % interval {row.a_low:.3g} to {row.a_high:.3g}) and D* ~ C^b tokens with"
+        f" b = {row.b:.3g} (95 % interval {row.b_low:.3g} to {row.b_high:.3g});"
         f" the forecast of the hold-out was {abs(error):.2f} % too {'high' if error > 0 else 'low'}."
     )
     only_n = dataclasses.replace(valleys, fits=[f for f in analysis.fits if f.law.name == "power-n"], tables=dict(valleys.tables))
