@@ -37,6 +37,7 @@ PLOTS = {
     "windows": "Exponents of the law without the smallest and the largest N and D",
     "noise": "Spread between seeds of each cell, and the model of it that weights the fit",
     "tuning": "Loss over the learning rate at each tuning cell, and the best rate against model size",
+    "frontiers": "Held-out loss against compute in both sweeps, with the compute-optimal frontier of each",
     "domains": "Held-out loss by domain of the text",
     "repetition": "Held-out loss against epochs where different tokens vary, with the law",
 }

@@ -33,6 +33,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "runs": ("run_id", "status", "role", "params_non_embedding", "params_total", "params", "tokens", "loss", "loss_se",
              "bits_per_byte", "flops", "epochs", "d_model", "n_layers", "learning_rate", "batch_tokens", "seed_init", "seed_data",
              "train_seconds", "reason"),
+    "shifts": ("quantity", "first", "second", "shift", "ci_low", "ci_high"),
+    "multipliers": ("loss", "flops_first", "flops_second", "multiplier", "ci_low", "ci_high", "beyond_data"),
 }  # fmt: skip
 HEADINGS = {
     "approaches": "Compute-optimal model by each approach",
@@ -50,6 +52,8 @@ HEADINGS = {
     "returns": "Diminishing returns",
     "exclusions": "Runs not fitted, with reasons",
     "runs": "Runs",
+    "shifts": "Shift of parameters and exponents",
+    "multipliers": "Compute for the same loss",
 }
 MOST_ROWS = 2000
 LONG_TEXT = 70  # characters of a cell that need not wrap
