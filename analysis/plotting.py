@@ -16,6 +16,7 @@ from analysis.drawings import draw_loss_against, draw_loss_curves, draw_residual
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.drawings_runs import draw_coordinates, draw_noise, draw_rate_law, draw_rates, draw_windows
 from analysis.errors import UserError
+from analysis.fitting import main_fit
 from analysis.plot_parts import axis_name, held_note, runs_of
 from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
 from analysis.runs import read_curves
@@ -30,14 +31,6 @@ FORMATS = ("png", "svg", "pdf")
 LONG_FORMULA = 80  # characters of a formula that fit in the small print
 PALETTE, NEARLY_WHITE = 240, 250  # colours of a PNG; a channel so bright is white
 LEAST_SPAN = 1.05  # residuals are drawn against what varies by more
-
-
-def _main_fit(analysis: Analysis) -> Fit | None:
-    """Return the fit that the plots show: a law in N and D if there is one, else the first."""
-    return next(
-        (fit for fit in analysis.fits if {"N", "D"} <= set(fit.law.variables)),
-        analysis.fits[0] if analysis.fits else None,
-    )
 
 
 def _small_print(analysis: Analysis, fit: Fit, *extra: str) -> str:
@@ -61,7 +54,7 @@ def _small_print(analysis: Analysis, fit: Fit, *extra: str) -> str:
 def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     """Yield each plot's name and figure, in the order in which a reader wants them."""
     yield from _loss_curves(analysis)
-    fit = _main_fit(analysis)
+    fit = main_fit(analysis.fits)
     if fit is None:
         return
     predictions = analysis.tables["predictions"]

@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from scaling.timings import Timings
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
-_COMPILED_CODE = ("environment", "evaluate", "fast", "model", "optimizer", "train")
+_COMPILED_CODE = ("accelerated", "environment", "evaluate", "fast", "model", "optimizer", "train")
 _TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
 """Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
 _TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0
@@ -40,7 +40,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     Attributes
     ----------
-    flops : of one training step; kept, since a registered model's cannot be counted where it is not registered
+    flops : of one training step; kept, because a model of one's own cannot be counted where it is not registered
     step : one training step
     window : held-out loss of one window
     cold, warm : compiling its programs; fetching them from the compilation cache (None: not seen yet)
@@ -87,7 +87,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def predict(self, config: TrunkConfig) -> Costs:
         """Seconds of any shape: between those measured in proportion to the FLOPs of a step; typical ones where none is of its kind."""
-        flops = step_flops(config)
+        flops = _flops(config)
         family = sorted((s for s in self.shapes if _family(s.model, s.batch_tokens) == _family_of(config)), key=lambda s: s.flops)
         nearest_first = sorted(family, key=lambda s: abs(s.flops - flops))
         cold = next((s.cold for s in nearest_first if s.cold is not None), _TYPICAL_COLD)
@@ -113,29 +113,33 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return msgspec.structs.replace(self, shapes=tuple(sorted(known.values(), key=lambda s: s.flops)))
 
 
-def step_flops(config: TrunkConfig) -> float:
+def step_flops(model: ModelConfig, batch_tokens: int) -> float:
     """FLOPs of one training step."""
-    return float(config.data.batch_tokens * training_flops_per_token(config.model))
+    return float(batch_tokens * training_flops_per_token(model))
 
 
-def _family(model: ModelConfig, batch_tokens: int) -> tuple:
+def _flops(config: TrunkConfig) -> float:
+    return step_flops(config.model, config.data.batch_tokens)
+
+
+def _family(model: ModelConfig, batch_tokens: int) -> tuple[Hashable, ...]:
     """Shapes between which seconds can be interpolated."""
-    return batch_tokens, model.sequence_length, model.n_layers, model.vocab_size, model.kind, model.options
+    return model.kind, model.options, batch_tokens, model.sequence_length, model.n_layers, model.vocab_size
 
 
-def _family_of(config: TrunkConfig) -> tuple:
+def _family_of(config: TrunkConfig) -> tuple[Hashable, ...]:
     return _family(config.model, config.data.batch_tokens)
 
 
 def unmeasured(calibration: Calibration, configs: Iterable[TrunkConfig]) -> list[TrunkConfig]:
     """The smallest and largest shape of each family, where they lie outside of what has been measured; the others lie between."""
-    families: dict[tuple, list[TrunkConfig]] = {}
+    families: dict[tuple[Hashable, ...], list[TrunkConfig]] = {}
     for config in configs:
         families.setdefault(_family_of(config), []).append(config)
     wanted = []
     for family, members in families.items():
         known = [s.flops for s in calibration.shapes if _family(s.model, s.batch_tokens) == family]
-        ends = {step_flops(config): config for config in (min(members, key=step_flops), max(members, key=step_flops))}
+        ends = {_flops(config): config for config in (min(members, key=_flops), max(members, key=_flops))}
         wanted += [config for flops, config in ends.items() if not known or not min(known) <= flops <= max(known)]
     return wanted
 
@@ -236,7 +240,7 @@ def _learnt(model: ModelConfig, batch_tokens: int, members: list[tuple[RunConfig
     return Shape(
         model=model,
         batch_tokens=batch_tokens,
-        flops=step_flops(members[0][0].trunk),
+        flops=step_flops(model, batch_tokens),
         step=total("training") / sum(lap.steps for _, lap in members),
         window=total("evaluation") / sum(run.trunk.data.evaluation_windows for run, _ in members),
         cold=compilation([lap for _, lap in members if lap.compiled]),

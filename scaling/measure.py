@@ -68,7 +68,7 @@ def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
     return Shape(
         model=model,
         batch_tokens=config.data.batch_tokens,
-        flops=step_flops(config),
+        flops=step_flops(model, config.data.batch_tokens),
         step=_seconds_each(train, most=LOG_EVERY, at_least=TRAINING_SECONDS),
         window=_seconds_each(
             lambda count: window_losses(

@@ -21,15 +21,19 @@ def trunks(tiny_sweep):
 
 
 def shape_of(config, **seconds):
-    known = {"flops": step_flops(config), "step": 0.01, "window": 0.0, "cold": 8.0, "warm": 1.0}
-    return Shape(model=config.model, batch_tokens=config.data.batch_tokens, **{**known, **seconds})
+    model, batch_tokens = config.model, config.data.batch_tokens
+    rest = {"step": 0.01, "window": 0.0, "cold": 8.0, "warm": 1.0, **seconds}
+    return Shape(model=model, batch_tokens=batch_tokens, flops=step_flops(model, batch_tokens), **rest)
 
 
-def test_a_model_that_is_not_registered_here_does_not_disturb_an_estimate(trunks):
-    own = shape_of(trunks[0].config)
-    own = msgspec.structs.replace(own, model=msgspec.structs.replace(own.model, kind="not-registered-here"), step=9.0)
-    calibration = Calibration().with_shapes([own, shape_of(trunks[1].config)])
-    assert calibration.predict(trunks[1].config).step == pytest.approx(0.01)
+def test_a_model_that_is_not_registered_here_is_no_hindrance(trunks):
+    """Another sweep's own model was measured on this machine; this one is estimated as if it had not been."""
+    calibration = known(trunks, step=0.02)
+    foreign = replace(calibration.shapes[0], model=replace(calibration.shapes[0].model, kind="elsewhere"), step=5.0)
+    both = calibration.with_shapes([foreign])
+    assert len(both.shapes) == len(calibration.shapes) + 1
+    assert both.predict(trunks[0].config) == calibration.predict(trunks[0].config)
+    assert unmeasured(both, [trunk.config for trunk in trunks]) == unmeasured(calibration, [trunk.config for trunk in trunks]) == []
 
 
 def known(trunks, **seconds):
