@@ -251,7 +251,8 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
         Runs, fits and tables.
     folder : str or Path
         A results folder; the plots go to its ``plots`` folder and replace those of the same name.
-    format : {"png", "svg", "pdf"}
+    format : str
+        One of "png", "svg", "pdf", or several with commas between.
 
     Returns
     -------
@@ -270,8 +271,7 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
 
 def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, format: str = "png") -> list[Path]:
     """Write figures to ``folder/plots/NAME.FORMAT``; see `plot_all`."""
-    if format not in FORMATS:
-        raise UserError(f"--format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
+    formats = parse_formats(format)
     target = Path(folder) / "plots"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -279,12 +279,22 @@ def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, fo
         raise UserError(f"plot: cannot write to {target} ({error.strerror}); choose a folder that can be written") from error
     written: list[Path] = []
     for name, figure in drawn:
-        path = target / f"{name}.{format}"
-        temporary = target / f".{name}.{os.getpid()}.tmp"
-        save_figure(figure, temporary, format)
-        os.replace(temporary, path)
-        written.append(path)
+        for kind in formats:
+            temporary = target / f".{name}.{os.getpid()}.tmp"
+            save_figure(figure, temporary, kind)
+            path = target / f"{name}.{kind}"
+            os.replace(temporary, path)
+            written.append(path)
     return written
+
+
+def parse_formats(text: str) -> list[str]:
+    """Formats of "png,svg"; UserError for one that is not known."""
+    formats = list(dict.fromkeys(text.split(",")))
+    for format in formats:
+        if format not in FORMATS:
+            raise UserError(f"--format {format!r} is unknown; allowed: {', '.join(FORMATS)}, or several with commas between")
+    return formats
 
 
 def save_figure(figure: Figure, path: Path, format: str) -> None:

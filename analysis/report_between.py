@@ -46,9 +46,9 @@ def write_comparison(found: Comparison, folder: str | Path, names: tuple[str, st
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         f"<title>{heading}</title><style>{style}</style></head><body><header><h1>{heading}</h1>",
         f'<p class="note">First: {text(names[0])} ({text(first)}). Second: {text(names[1])} ({text(second)}). Law:'
-        f" L = {printed(found.first.law.formula)}; N is the column <code>{text(found.first.n_column)}</code>. Intervals are"
-        " conditional on the law and take the sweeps as independent. Losses on different texts or tokenizers are not comparable.</p>"
-        "</header><main>",
+        f" L = {printed(found.first.law.formula)}; N is the column <code>{text(found.first.n_column)}</code>. Intervals"
+        " are conditional on the law and take the sweeps as independent."
+        " Losses on different texts or tokenizers are not comparable.</p></header><main>",
         f'<section><h2>Answer</h2><p class="answer">{printed(comparison_answer(found, names))}</p></section>',
         f"<section><h2>Compute for the same loss</h2>{table('multipliers', found.multipliers)}</section>",
         f"<section><h2>Shift of parameters and exponents</h2>{table('shifts', found.shifts)}</section>",

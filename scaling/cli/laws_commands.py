@@ -18,7 +18,7 @@ Command = Callable[[argparse.Namespace], int]
 
 EXAMPLES = {
     "fit": "scaling fit results/quickstart --law chinchilla        scaling fit runs.csv --n-column params --exclude 'N < 1e6'",
-    "plot": "scaling plot results/quickstart --format pdf",
+    "plot": "scaling plot results/quickstart --format png,svg,pdf",
     "report": "scaling report results/quickstart        scaling report results/first results/second",
     "query": 'scaling query results/quickstart "SELECT d_model, tokens, avg(loss) FROM runs GROUP BY ALL ORDER BY 1, 2"',
     "laws": "scaling laws        scaling laws besiroglu2024        scaling laws 'E + A*N**-alpha + B*D**-beta'",
@@ -63,7 +63,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
             type=Path,
             help="where to write (default: RESULTS; for a CSV beside it, its name without .csv)",
         )
-    plot.add_argument("--format", default="png", metavar="png|svg|pdf", help="format of the plots (default: png)")
+    plot.add_argument("--format", default="png", metavar="png|svg|pdf", help="formats of the plots, commas between (default: png)")
 
     query = add(
         "query",
@@ -201,11 +201,9 @@ def fit_command(arguments: argparse.Namespace) -> int:
 
 def plot_command(arguments: argparse.Namespace) -> int:
     """Print the paths of the plots to stdout."""
-    from analysis.errors import UserError
-    from analysis.plotting import FORMATS, plot_all
+    from analysis.plotting import parse_formats, plot_all
 
-    if arguments.format not in FORMATS:
-        raise UserError(f"--format {arguments.format!r} is unknown; allowed: {', '.join(FORMATS)}")
+    parse_formats(arguments.format)
     if texts := _analyse_texts(arguments, format=arguments.format):
         plots = texts[1]
     else:
