@@ -66,3 +66,18 @@ def tiny_sweep(tmp_path, text_folder) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY.format(corpus=text_folder))
     return path
+
+
+@pytest.fixture(scope="session")
+def finished_tiny(tmp_path_factory, text_folder) -> Path:
+    """Results of a trained sweep of two runs, for what uses models; its tests leave the runs as they are."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("trained")
+    text = TINY.format(corpus=text_folder).replace('tokens = ["8k", "16k", "24k", "40k"]', 'tokens = ["8k", "16k"]')
+    text = text.replace("d_model = [8, 16]", "d_model = [16]").replace("seeds = 2", "seeds = 1").partition("[holdout]")[0]
+    (folder / "tiny.toml").write_text(text)
+    command = [sys.executable, "-m", "scaling.cli.main", "run", str(folder / "tiny.toml"), "--results", str(folder), "--workers", "1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=250)
+    return folder / "tiny"
