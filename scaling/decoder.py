@@ -4,9 +4,9 @@ A `DecoderConfig` says which parts a model has; what is only a tensor (a gain, a
 `forward` serves a whole window and, with a cache of keys and values, one token more. Training uses `scaling.fast` for our own family; tests
 hold both to the readable model.
 
-Parameters: `embedding` (vocab, d), `position` (context, d; GPT-2), `norm` (d), `norm_bias`, `head` (vocab, d), and for each of `blocks`:
-`attention_norm`, `query` (heads x head_dim, d), `key`, `value` (kv_heads x head_dim, d), `query_norm`, `key_norm` (head_dim), `output`
-(d, heads x head_dim), `mlp_norm`, `gate`, `up` (d_ff, d), `down` (d, d_ff), each with a `_bias` where the family has one. Matrices are (out, in).
+Parameters: `embedding` (vocab, d), `position` (context, d; GPT-2), `norm` (d), `norm_bias`, `head` (vocab, d); in each of `blocks`:
+`attention_norm`, `query` (heads x head_dim, d), `key`, `value` (kv_heads x head_dim, d), `query_norm`, `key_norm` (head_dim),
+`output` (d, heads x head_dim), `mlp_norm`, `gate`, `up` (d_ff, d), `down` (d, d_ff), each with a `_bias` where the family has one. Matrices are (out, in).
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Family = Literal["transformer", "llama", "gpt2"]
 Activation = Literal["relu2", "relu", "silu", "gelu", "gelu_tanh"]
 Parameters = dict[str, Any]
 Cache = dict[str, Array]
-"""Keys and values so far: `key` and `value`, each (layers, batch, kv_heads, context, head_dim)."""
+"""Keys and values so far: `key` and `value`, each (layers, batch, kv_heads, room, head_dim)."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
@@ -177,8 +177,8 @@ def forward(
 ) -> tuple[Float[Array, "b t v"], Cache | None]:
     """Logits of the next token at every position, and the cache with these tokens in it.
 
-    With a cache, `start` is the position of each row's first token; keys at later positions are never seen, so what lies there is overwritten
-    unseen.
+    With a cache, `start` is the position of each row's first token; keys at later positions are never seen, so what lies there is
+    overwritten unseen.
     """
     batch, length = tokens.shape
     places = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
@@ -199,9 +199,9 @@ def forward(
     return logits, None if cache is None else {name: jnp.stack([layer[name] for layer in layers]) for name in cache}
 
 
-def empty_cache(config: DecoderConfig, batch: int) -> Cache:
-    """A cache of zeros for so many rows."""
-    shape = (config.n_layers, batch, config.n_kv_heads, config.context, config.head_dim)
+def empty_cache(config: DecoderConfig, batch: int, room: int) -> Cache:
+    """A cache of zeros for so many rows and tokens."""
+    shape = (config.n_layers, batch, config.n_kv_heads, room, config.head_dim)
     return {"key": jnp.zeros(shape, jnp.float32), "value": jnp.zeros(shape, jnp.float32)}
 
 

@@ -90,7 +90,9 @@ def load_run(path: Path, run: RunConfig, resolved: Resolved) -> LanguageModel:
         raise UserError(f"--run {run.run_id} {state}; `scaling status {path}` lists what is done")
     weights = Folder(path).run(run.run_id) / "weights.safetensors"
     if not weights.is_file():
-        raise UserError(f"{weights} is missing (results committed without checkpoints?); `scaling run {path / 'sweep.toml'}` trains it again")
+        raise UserError(
+            f"{weights} is missing (results committed without checkpoints?); `scaling run {path / 'sweep.toml'}` trains it again"
+        )
     try:
         tensors, _ = decode_tree(weights.read_bytes())
     except ValueError as error:

@@ -11,6 +11,7 @@ import pytest
 from test_model import random_parameters
 
 from scaling import model as readable
+from scaling.cli.main import main
 from scaling.config import ModelConfig, UserError
 from scaling.decoder import decoder_config, empty_cache, forward, from_transformer
 from scaling.decoding.sampling import Sampling, draw, filtered, settings
@@ -70,9 +71,16 @@ def test_decoder_is_the_readable_model_and_its_cache_changes_nothing(in_bytes):
     np.testing.assert_allclose(whole, expected, atol=2e-5 * np.abs(expected).max())
     # rows begin at different lengths: 5, 9 and 2 tokens read at once, the rest one by one
     lengths = np.array([5, 9, 2], np.int32)
-    _, cache = run(model.parameters, jnp.where(jnp.arange(24)[None] < lengths[:, None], tokens, 7), start=jnp.zeros(3, jnp.int32), cache=empty_cache(model.config, 3))
+    _, cache = run(
+        model.parameters,
+        jnp.where(jnp.arange(24)[None] < lengths[:, None], tokens, 7),
+        start=jnp.zeros(3, jnp.int32),
+        cache=empty_cache(model.config, 3, 24),
+    )
     for _ in range(15):
-        logits, cache = run(model.parameters, jnp.take_along_axis(tokens, jnp.asarray(lengths)[:, None], 1), start=jnp.asarray(lengths), cache=cache)
+        logits, cache = run(
+            model.parameters, jnp.take_along_axis(tokens, jnp.asarray(lengths)[:, None], 1), start=jnp.asarray(lengths), cache=cache
+        )
         np.testing.assert_allclose(logits[:, 0], expected[np.arange(3), lengths], atol=2e-5 * np.abs(expected).max())
         lengths = lengths + 1
 
@@ -99,7 +107,9 @@ def test_past_its_context_a_row_goes_on_from_the_last_half_of_it(in_bytes):
     log_p = jax.jit(partial(readable.apply, SHAPE))(weights, jnp.asarray([seen + [0] * 12]))
     assert found.tokens[5] == int(jnp.argmax(log_p[0, 11]))
     together = generate(model, ["x" * 20, "ab"], Greedy(), limits=Limits(tokens=10))
-    assert together[0].tokens == found.tokens and together[1].tokens == generate(model, ["ab"], Greedy(), limits=Limits(tokens=10))[0].tokens
+    assert (
+        together[0].tokens == found.tokens and together[1].tokens == generate(model, ["ab"], Greedy(), limits=Limits(tokens=10))[0].tokens
+    )
 
 
 def _complete(totals):
@@ -169,9 +179,13 @@ def test_same_seed_same_text_whatever_the_batch(in_bytes):
 
 
 def test_ranking_chooses_by_the_candidates_own_probabilities(small, sequence_logits):
-    np.testing.assert_allclose(choice_probabilities(np.log([0.02, 0.06, 0.02]), np.array([1, 2, 4]), length_normalised=False), [0.2, 0.6, 0.2])
+    np.testing.assert_allclose(
+        choice_probabilities(np.log([0.02, 0.06, 0.02]), np.array([1, 2, 4]), length_normalised=False), [0.2, 0.6, 0.2]
+    )
     means = np.array([0.02, 0.06**0.5, 0.02**0.25])
-    np.testing.assert_allclose(choice_probabilities(np.log([0.02, 0.06, 0.02]), np.array([1, 2, 4]), length_normalised=True), means / means.sum())
+    np.testing.assert_allclose(
+        choice_probabilities(np.log([0.02, 0.06, 0.02]), np.array([1, 2, 4]), length_normalised=True), means / means.sum()
+    )
     model, _ = small
     totals = dict(_complete(sequence_logits))
     counts = [0, 0]
@@ -201,7 +215,9 @@ def test_stop_strings_and_listeners(in_bytes):
     (free,) = generate(model, ["hello"], Sample(), limits=Limits(tokens=15, seed=5))
     stop = free.text[4:6]
     heard = []
-    (stopped,) = generate(model, ["hello"], Sample(), limits=Limits(tokens=15, seed=5, stop=(stop,)), listen=lambda row, text: heard.append(text))
+    (stopped,) = generate(
+        model, ["hello"], Sample(), limits=Limits(tokens=15, seed=5, stop=(stop,)), listen=lambda row, text: heard.append(text)
+    )
     assert stopped.ended == "stop" and stopped.text == free.text[: free.text.index(stop)] == "".join(heard)
 
 
@@ -214,24 +230,27 @@ def test_bad_settings_and_long_prompts_get_one_line(in_bytes):
         generate(model, ["x" * 25], Greedy(), limits=Limits())
 
 
-def test_the_command(finished_tiny):
-    from test_run import scaling
+def test_the_command(finished_tiny, capsys):
+    root = str(finished_tiny)
 
-    root = finished_tiny
-    one = scaling("generate", root, "--prompt", "ab", "--strategy", "sample", "--tokens", 40, "--seed", 3)
-    assert one.returncode == 0 and one.stdout.startswith("ab") and len(one.stdout.encode("utf-8")) > 30, one.stderr
-    made = scaling("generate", root, "--prompt", "ab", "--prompt", "cd", "--tokens", 40, "--seed", 3, "--json")
-    assert "ab" + json.loads(made.stdout)[0]["text"] + "\n" == one.stdout
-    ranked = scaling("generate", root, "--run", "d16", "--prompt", "ab", "--strategy", "rank", "--tokens", 10, "--all")
-    assert ranked.returncode == 2 and "is the beginning of several runs" in ranked.stderr
-    ranked = scaling("generate", root, "--prompt", "ab", "--strategy", "rank", "--candidates", 4, "--tokens", 10, "--all")
-    assert ranked.returncode == 0 and ranked.stdout.count("chosen with probability") == 4
+    def scaling(*arguments):
+        code = main([*map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    sampled = ("generate", root, "--prompt", "ab", "--tokens", 40, "--seed", 3)
+    code, one, said = scaling(*sampled, "--strategy", "sample")
+    assert code == 0 and one.startswith("ab") and len(one.encode("utf-8")) > 30, said
+    code, made, _ = scaling(*sampled, "--prompt", "cd", "--json")
+    assert code == 0 and "ab" + json.loads(made)[0]["text"] + "\n" == one
+    code, ranked, _ = scaling("generate", root, "--prompt", "ab", "--strategy", "rank", "--candidates", 4, "--tokens", 10, "--all")
+    assert code == 0 and ranked.count("chosen with probability") == 4
     for arguments, words in [
-        ((root / "runs",), "neither a sweep's results folder"),
-        ((root / "nowhere",), "does not exist"),
+        ((finished_tiny / "runs",), "neither a sweep's results folder"),
+        ((finished_tiny / "nowhere",), "does not exist"),
         ((root, "--run", "nobody"), "is no run of"),
+        ((root, "--run", "d16"), "is the beginning of several runs"),
         ((root, "--prompt", "x" * 100), "the prompt has 100 tokens, the model's context 32"),
         ((root, "--temperature", "-1"), "temperature = -1 is not positive"),
     ]:
-        refused = scaling("generate", *arguments)
-        assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") <= 2, refused.stderr
+        code, _, said = scaling("generate", *arguments)
+        assert code == 2 and words in said and said.count("\n") <= 2, said

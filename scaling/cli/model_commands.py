@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     "generate": 'scaling generate results/quickstart --prompt "def " --strategy sample --temperature 0.8 --top-p 0.9',
+    "export": "scaling export results/quickstart --to exported",
 }
 STRATEGIES = ("greedy", "sample", "beam", "rank")
 
@@ -22,7 +23,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}")
         made.set_defaults(run=function)
         made.add_argument("model", metavar="RESULTS|HF_FOLDER", type=Path, help="a sweep's results folder, or a Hugging Face folder")
-        made.add_argument("--run", dest="run_id", metavar="ID", help="which run (the beginning of its id will do; default: the lowest loss)")
+        made.add_argument(
+            "--run", dest="run_id", metavar="ID", help="which run (the beginning of its id will do; default: the lowest loss)"
+        )
         return made
 
     generate = add("generate", generate_command, "continue prompts: greedy, sampling, beam search, ranked candidates (docs/decoding.md)")
@@ -42,6 +45,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--length-normalised", action="store_true", help="rank: choose by the mean log p per token")
     generate.add_argument("--all", action="store_true", help="beam, rank: print the others too, with their log-probabilities")
     generate.add_argument("--json", action="store_true", help="for scripts: text, tokens, log-probabilities")
+
+    export = add("export", export_command, "write a run as a Hugging Face folder (docs/huggingface.md)")
+    export.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="a new folder")
 
 
 def _whole(text: str) -> int:
@@ -112,3 +118,25 @@ def generate_command(arguments: argparse.Namespace) -> int:
 def _plain(one: "Continuation") -> dict[str, Any]:
     named = {name: getattr(one, name) for name in ("text", "tokens", "log_probability", "ended", "chance")}
     return {**named, "others": [_plain(other) for other in one.others]}
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    """Print the folder that was written."""
+    from scaling.byte_tokenizer import byte_tokenizer
+    from scaling.cli.model_card import model_card
+    from scaling.config import UserError
+    from scaling.huggingface import save_folder
+    from scaling.language_model import open_model, read_json, tokenizer_file
+    from scaling.record import read_resolved
+
+    model = open_model(arguments.model, arguments.run_id)
+    if model.run is None:
+        raise UserError(f"{arguments.model} is a Hugging Face folder already; name a sweep's results folder")
+    resolved = read_resolved(arguments.model)
+    in_bytes = model.run.trunk.data.tokenizer == "bytes"
+    tokenizer = byte_tokenizer() if in_bytes else read_json(tokenizer_file(model.run, resolved))
+    card = model_card(model, model.run, resolved, arguments.model)
+    save_folder(model, arguments.to, tokenizer=tokenizer, card=card)
+    print(f"{model.name} -> {arguments.to}: load it with transformers, or `scaling generate {arguments.to}`", file=sys.stderr)
+    print(arguments.to)
+    return 0

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scaling.config import UserError
@@ -35,7 +34,7 @@ def beam(model: LanguageModel, prompt: list[int], strategy: Beam, limits: Limits
     width, power = strategy.width, strategy.length_power
     if width > 256:
         raise UserError(f"beams = {width}: at most 256 beginnings are kept side by side; use a number such as 4")
-    engine = Engine(model.config, model.parameters, [prompt] * width)
+    engine = Engine(model.config, model.parameters, [prompt] * width, new_tokens=limits.tokens)
     live = [_Hypothesis((), 0.0)] + [_Hypothesis((), -np.inf)] * (width - 1)  # all rows are alike at first: only one may branch
     endings: list[tuple[_Hypothesis, Ended]] = []
     for step in range(limits.tokens):

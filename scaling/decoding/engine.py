@@ -11,13 +11,16 @@ from jaxtyping import Array, Float, Int
 from scaling.config import UserError
 from scaling.decoder import Cache, DecoderConfig, Parameters, empty_cache, forward
 
+ROOM_STEP = 128
+"""The cache has room for a multiple of so many tokens (at most the context), so that few shapes are compiled."""
+
 
 @partial(jax.jit, static_argnums=0)
 def _prefill(
     config: DecoderConfig, parameters: Parameters, tokens: Int[Array, "b t"], lengths: Int[Array, " b"]
 ) -> tuple[Float[Array, "b v"], Cache]:
-    """Read rows of different lengths, padded behind to the whole context; logits after each row's last token."""
-    logits, cache = forward(config, parameters, tokens, start=jnp.zeros_like(lengths), cache=empty_cache(config, tokens.shape[0]))
+    """Read rows of different lengths, padded behind to the length of the cache; logits after each row's last token."""
+    logits, cache = forward(config, parameters, tokens, start=jnp.zeros_like(lengths), cache=empty_cache(config, *tokens.shape))
     assert cache is not None
     return jnp.take_along_axis(logits, (lengths - 1)[:, None, None], 1)[:, 0], cache
 
@@ -42,19 +45,21 @@ class Engine:
     lengths : (batch,) tokens in view, of each row
     """
 
-    def __init__(self, config: DecoderConfig, parameters: Parameters, prompts: Sequence[Sequence[int]]):
+    def __init__(self, config: DecoderConfig, parameters: Parameters, prompts: Sequence[Sequence[int]], *, new_tokens: int):
         for prompt in prompts:
             if len(prompt) > config.context:
                 raise UserError(
-                    f"the prompt has {len(prompt)} tokens, the model's context {config.context}; shorten it to its last {config.context} tokens"
+                    f"the prompt has {len(prompt)} tokens, the model's context {config.context}; keep its last {config.context} tokens"
                 )
         self.config, self.parameters = config, parameters
+        needed = max(len(prompt) for prompt in prompts) + new_tokens
+        self._room = min(config.context, -(-needed // ROOM_STEP) * ROOM_STEP)
         self._rows = [list(prompt) for prompt in prompts]
         self._read()
 
     def _read(self) -> None:
         """Fill the cache from the rows."""
-        tokens = np.zeros((len(self._rows), self.config.context), np.int32)
+        tokens = np.zeros((len(self._rows), self._room), np.int32)
         for row, sequence in enumerate(self._rows):
             tokens[row, : len(sequence)] = sequence
         self.lengths = np.array([len(sequence) for sequence in self._rows], np.int32)

@@ -11,7 +11,8 @@ class Sampling(Struct, frozen=True):
     """Filters in the order in which they are applied; each works on what the one before left, renormalised. Off by default.
 
     `temperature`: logits are divided by it. `top_k`: the k likeliest tokens (ties stay). `top_p`: the smallest set of likeliest tokens that
-    holds at least this probability (Holtzman et al. 2020). `min_p`: tokens at least this likely relative to the likeliest (Nguyen et al. 2024).
+    holds at least this probability (Holtzman et al. 2020). `min_p`: tokens at least this likely relative to the likeliest one (Nguyen
+    et al. 2024).
     """
 
     temperature: float = 1.0
@@ -62,7 +63,9 @@ def settings(sampling: Sampling, vocab_size: int) -> dict[str, Array]:
 
 
 @jax.jit
-def draw(key: PRNGKeyArray, rows: Int[Array, " b"], step: Array, logits: Float[Array, "b v"], filters: dict[str, Array]) -> Int[Array, " b"]:
+def draw(
+    key: PRNGKeyArray, rows: Int[Array, " b"], step: Array, logits: Float[Array, "b v"], filters: dict[str, Array]
+) -> Int[Array, " b"]:
     """A token of each row. Its chance depends on seed, row and step only, so that a row draws the same in any batch."""
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), step))(rows)
     return jax.vmap(jax.random.categorical)(keys, filtered(logits, **filters))

@@ -33,8 +33,8 @@ class Sample(Struct, frozen=True, tag="sample"):
 class Rank(Struct, frozen=True, tag="rank"):
     """Draw candidates, then choose one with probability exp(sum log p_k) / sum_z exp(sum log p_z).
 
-    log p is the model's own (before any filter), over every token of the candidate, the end included; `length_normalised` divides the sum by
-    the number of tokens.
+    log p is the model's own (before any filter), over every token of the candidate, the end included; `length_normalised` divides
+    the sum by the number of tokens.
     """
 
     candidates: Positive = 8
@@ -119,7 +119,7 @@ def _grow(
     first_row: int = 0,
 ) -> list[Continuation]:
     """Continue every prompt by greedy choice or by draws; rows that have ended wait for the others."""
-    engine = Engine(model.config, model.parameters, prompts)
+    engine = Engine(model.config, model.parameters, prompts, new_tokens=limits.tokens)
     key, rows = jax.random.key(limits.seed), jnp.arange(first_row, first_row + len(prompts))
     filters = settings(sampling, model.config.vocab_size) if sampling else None
     streams = [TextStream(model.codec, limits.stop) for _ in prompts]
