@@ -6,7 +6,8 @@ hold both to the readable model.
 
 Parameters: `embedding` (vocab, d), `position` (context, d; GPT-2), `norm` (d), `norm_bias`, `head` (vocab, d); in each of `blocks`:
 `attention_norm`, `query` (heads x head_dim, d), `key`, `value` (kv_heads x head_dim, d), `query_norm`, `key_norm` (head_dim),
-`output` (d, heads x head_dim), `mlp_norm`, `gate`, `up` (d_ff, d), `down` (d, d_ff), each with a `_bias` where the family has one. Matrices are (out, in).
+`output` (d, heads x head_dim), `mlp_norm`, `gate`, `up` (d_ff, d), `down` (d, d_ff), each with a `_bias` where the family has one.
+Matrices are (out, in).
 """
 
 from collections.abc import Callable

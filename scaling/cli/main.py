@@ -26,7 +26,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
-    from scaling.cli import corpus_commands, import_commands, laws_commands, model_commands, recipe_commands, runs_commands
+    from scaling.cli import (
+        corpus_commands,
+        evaluate_command,
+        import_commands,
+        laws_commands,
+        model_commands,
+        recipe_commands,
+        runs_commands,
+    )
 
     top = OneLineParser(
         prog="scaling",
@@ -42,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     import_commands.add_parsers(commands)
     corpus_commands.add_parsers(commands)
     model_commands.add_parsers(commands)
+    evaluate_command.add_parser(commands)
     return top
 
 

@@ -32,7 +32,8 @@ def model_card(model: LanguageModel, run: RunConfig, resolved: Resolved, root: P
         "\n## Its place on the law",
         _place(model, run, resolved, root),
         "\n## Use",
-        '```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nmodel = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\nids = tokenizer("def ", return_tensors="pt").input_ids\n'
         "print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0]))\n```",
     ]

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: generate, evaluate, export."""
+"""Commands that use a trained model: generate, export."""
 
 import argparse
 import json

@@ -56,8 +56,8 @@ def held_out_scores(model: LanguageModel, windows: Windows) -> dict[str, Score]:
 def foreign_scores(model: LanguageModel, windows: Windows, codec: TextCodec) -> dict[str, Score]:
     """The same for a model with a tokenizer of its own: each window's text is encoded anew, the first token is context, the rest scored.
 
-    `loss` is in nats per token of the sweep: the model's nats per byte times the bytes a token of the sweep stands for; with bytes as tokens
-    of both it is what `held_out_scores` gives. Perplexity is per token of the model. Errors are of ratios, clustered by document.
+    `loss` is in nats per token of the sweep: the model's nats per byte times the bytes a token of the sweep stands for; with bytes as
+    tokens of both it is what `held_out_scores` gives. Perplexity is per token of the model. Errors are of ratios, clustered by document.
     """
     if model.codec.library is None:
         raise UserError(f"{model.name}: a Hugging Face folder without a tokenizer.json cannot read this text")
