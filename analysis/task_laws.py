@@ -25,7 +25,8 @@ from analysis.frames import Frame
 from analysis.runs import read_runs
 
 COLUMNS = (
-    "task domain metric x form parameter estimate ci_low ci_high ci_level n_runs rmse r2 largest_out_error two_step_error largest_out_runs chosen"
+    "task domain metric x form parameter estimate ci_low ci_high ci_level n_runs rmse r2 largest_out_error two_step_error"
+    " largest_out_runs chosen"
 ).split()
 DRAWS = 300
 LEVEL = 0.95

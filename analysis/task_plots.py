@@ -98,10 +98,10 @@ def task_figures(folder: Path, laws: Sequence[TaskLaw], fit: Fit | None) -> Iter
             continue
         part = table[(table["task"] == task) & (table["domain"] == domain) & (table["metric"] == metric)]
         caption = (
-            f"Line and band: {law.form.name} of the loss, fitted to {law.n_runs} runs; 95 % of {len(law.draws)} bootstrap draws over trunks. "
-            f"It explains {100 * law.r2:.0f} % of the variance. Below: the law gives the loss, the line above the metric. On the largest N and "
-            f"hold-outs (rings), not fitted: mean error {law.largest_out_error:.3g} from the measured loss, {law.two_step_error:.3g} from the "
-            f"predicted one. {task.replace('_', ' ')}, mean of {int(part['n'].median()):,} values a run."
+            f"Line and band: {law.form.name} of the loss, fitted to {law.n_runs} runs; 95 % of {len(law.draws)} bootstrap draws over "
+            f"trunks. It explains {100 * law.r2:.0f} % of the variance. Below: the law gives the loss, the line above the metric. On the "
+            f"largest N and hold-outs (rings), unseen: mean error {law.largest_out_error:.3g} from the measured loss, "
+            f"{law.two_step_error:.3g} from the predicted one. {task.replace('_', ' ')}, mean of {int(part['n'].median()):,} values a run."
         )
         figure, (top, bottom) = new_figure(2, height=3.2, caption=caption)
         draw_metric_vs_loss(part, law, top)

@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+from msgspec import UNSET
 
 from scaling.config import ModelConfig, Positive, Struct, UserError
 from scaling.model import EPSILON
+from scaling.objective import normalised
 
 Family = Literal["transformer", "llama", "gpt2"]
 Activation = Literal["relu2", "relu", "silu", "gelu", "gelu_tanh"]
@@ -39,7 +41,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class DecoderConfig(Struct, frozen=True):
-    """Shape and kind of parts; hashable, so that a program is compiled once for each."""
+    """Shape and kind of parts; hashable, so that a program is compiled once for each.
+
+    `normalised_sigmoids`: trained one-versus-rest, so probabilities are sigmoids that are normalised to sum to one (`scaling.objective`).
+    """
 
     family: Family
     d_model: Positive
@@ -55,6 +60,7 @@ class DecoderConfig(Struct, frozen=True):
     epsilon: float = EPSILON
     positions: Literal["rotary", "learned"] = "rotary"
     rope_base: float = 10_000.0
+    normalised_sigmoids: bool = False
 
 
 def decoder_config(model: ModelConfig) -> DecoderConfig:
@@ -83,6 +89,7 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         vocab_size=model.vocab_size,
         context=model.sequence_length,
         rope_base=model.rope_base,
+        normalised_sigmoids=model.objective is not UNSET,
         **parts[model.kind],
     )
 
@@ -197,6 +204,8 @@ def forward(
         x = x + _mlp(config, block, _norm(config, block, "mlp_norm", x))
         layers.append(layer_cache)
     logits = _norm(config, parameters, "norm", x) @ parameters["head"].T
+    if config.normalised_sigmoids:
+        logits = normalised(logits)
     return logits, None if cache is None else {name: jnp.stack([layer[name] for layer in layers]) for name in cache}
 
 

@@ -186,6 +186,10 @@ def save_folder(model: LanguageModel, folder: Path, *, tokenizer: dict[str, Any]
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--to {folder} exists already and is not empty; name a new folder")
+    if model.config.normalised_sigmoids:
+        raise UserError(
+            f"{model.name} was trained one-versus-rest; no architecture of transformers normalises sigmoids, so it is not exported"
+        )
     facts, tensors = _to_gpt2(model) if model.config.family == "gpt2" else _to_llama(model)
     end = model.codec.end
     facts |= {"bos_token_id": end, "eos_token_id": end, "torch_dtype": "float32", "tie_word_embeddings": False}

@@ -49,6 +49,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     how = status.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="the live view of whoever trains this folder, until all is done or Ctrl-C")
     how.add_argument("--json", action="store_true", help="every run with its status, for scripts")
+    status.add_argument("--run", dest="run_id", metavar="ID", help="with --provenance: which run (default: the lowest loss)")
+    status.add_argument("--provenance", action="store_true", help="from a run's number back to its config, text, code and machine")
     clean = add("clean", clean_command, "what is kept, what can go, how much disk")
     clean.add_argument("results", metavar="RESULTS", type=Path)
     clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
@@ -288,6 +290,12 @@ def status_command(arguments: argparse.Namespace) -> int:
     from scaling.tables import run_rows
 
     resolved = read_resolved(arguments.results)
+    if arguments.provenance:
+        from scaling.cli.provenance import describe, provenance
+
+        found = provenance(arguments.results, arguments.run_id)
+        print(json.dumps(found, indent=1) if arguments.json else describe(found))
+        return 0
     if arguments.watch:
         _watch(Folder(arguments.results), resolved)
     rows = run_rows(Folder(arguments.results), resolved)
