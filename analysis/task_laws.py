@@ -28,7 +28,7 @@ COLUMNS = (
     "task domain metric x form parameter estimate ci_low ci_high ci_level n_runs rmse r2 largest_out_error two_step_error"
     " largest_out_runs chosen"
 ).split()
-DRAWS = 300
+DRAWS = 200
 LEVEL = 0.95
 FEWEST = 6
 """Runs that a form of three parameters needs."""
@@ -119,7 +119,7 @@ def fit_form(form: Form, x: np.ndarray, y: np.ndarray, start: tuple[float, ...] 
     """Least squares from the form's starts (or from one), in float64."""
     scale = max(float(np.std(y)), 1e-12)
     found = [
-        least_squares(lambda p: (form.curve(x, *p) - y) / scale, begin, x_scale=np.maximum(np.abs(begin), 1e-3), max_nfev=400)
+        least_squares(lambda p: (form.curve(x, *p) - y) / scale, begin, x_scale=np.maximum(np.abs(begin), 1e-3), method="lm", max_nfev=400)
         for begin in ([start] if start is not None else form.starts(x, y))
     ]
     return tuple(float(value) for value in min(found, key=lambda one: one.cost).x)

@@ -99,13 +99,13 @@ def task_figures(folder: Path, laws: Sequence[TaskLaw], fit: Fit | None) -> Iter
         part = table[(table["task"] == task) & (table["domain"] == domain) & (table["metric"] == metric)]
         caption = (
             f"Line and band: {law.form.name} of the loss, fitted to {law.n_runs} runs; 95 % of {len(law.draws)} bootstrap draws over "
-            f"trunks. It explains {100 * law.r2:.0f} % of the variance. Below: the law gives the loss, the line above the metric. On the "
+            f"trunks. It explains {100 * law.r2:.1f} % of the variance. Below: the law gives the loss, the line above the metric. On the "
             f"largest N and hold-outs (rings), unseen: mean error {law.largest_out_error:.3g} from the measured loss, "
             f"{law.two_step_error:.3g} from the predicted one. {task.replace('_', ' ')}, mean of {int(part['n'].median()):,} values a run."
         )
         figure, (top, bottom) = new_figure(2, height=3.2, caption=caption)
         draw_metric_vs_loss(part, law, top)
-        title(top, f"{LONG.get(metric, metric)} follows the loss" if law.r2 > 0.7 else f"{LONG.get(metric, metric)} against the loss")
+        title(top, f"{LONG.get(metric, metric)} and the loss")
         draw_metric_vs_flops(part, law, bottom, fit=fit)
-        title(bottom, "The same against compute, predicted in two steps")
+        title(bottom, "Against compute, predicted in two steps")
         yield f"task_{task}_{metric}", figure
