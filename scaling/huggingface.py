@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def load_folder(path: Path) -> LanguageModel:
     codec = make_codec(str(path / "tokenizer.json"))
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
     end = generation.get("eos_token_id", facts.get("eos_token_id"))
-    end = end[0] if isinstance(end, list) and end else end
-    codec = type(codec)(codec.name, codec.end if end is None else int(end), codec.library)
+    ends = end if isinstance(end, list) else [end]
+    codec = replace(codec, end=int(ends[0])) if ends and ends[0] is not None else codec
     return LanguageModel(path.resolve().name, config, parameters, codec)
 
 

@@ -58,7 +58,7 @@ def beam(model: LanguageModel, prompt: list[int], strategy: Beam, limits: Limits
         live = kept + [_Hypothesis((), -np.inf)] * spare
         engine.keep(np.array(parents + [0] * spare))
         engine.advance([h.tokens[-1] if h.tokens else 0 for h in live])
-    endings += [(h, "length") for h in live]
+    endings.extend((h, "length") for h in live)
     best, *rest = [_continuation(model, h, end, limits) for h, end in sorted(endings, key=lambda found: -found[0].score(power))[:width]]
     return replace(best, others=tuple(rest))
 

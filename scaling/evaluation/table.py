@@ -56,7 +56,7 @@ def merge_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         new = {(row["model"], row["task"], row["metric"]) for row in rows}
         kept = [row for row in old if (row["model"], row["task"], row["metric"]) not in new]
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([row[column] for column in COLUMNS] for row in [*kept, *rows])
         write_atomic(path, text.getvalue().encode())
