@@ -215,6 +215,16 @@ def empty_cache(config: DecoderConfig, batch: int, room: int) -> Cache:
     return {"key": jnp.zeros(shape, jnp.float32), "value": jnp.zeros(shape, jnp.float32)}
 
 
+def count_parameters(parameters: Parameters) -> dict[str, int]:
+    """Parameters by group, as runs.csv counts them; a tied head counts once, with the embedding."""
+    tied = parameters["head"] is parameters["embedding"]
+    embedding = sum(parameters[name].size for name in ("embedding", "position") if name in parameters)
+    head = 0 if tied else parameters["head"].size
+    rest = {name: value for name, value in parameters.items() if name not in ("embedding", "position", "head")}
+    non_embedding = sum(leaf.size for leaf in jax.tree.leaves(rest))
+    return {"params_non_embedding": non_embedding, "params_total": embedding + head + non_embedding}
+
+
 @partial(jax.jit, static_argnums=0)
 def token_losses(config: DecoderConfig, parameters: Parameters, windows: Int[Array, "b t1"]) -> tuple[Array, Array]:
     """Loss of each predicted token (batch, time), nats, and whether it was the likeliest."""

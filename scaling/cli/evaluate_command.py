@@ -31,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     made.add_argument("--continuations", type=int, default=64, metavar="N", help="held-out texts to continue (default: 64; 0: none)")
     made.add_argument("--strategy", choices=("greedy", "sample"), default="greedy", help="how answers are decoded (default: greedy)")
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--canaries", metavar="FILE", type=Path, help="exposure of planted secrets instead (docs/memorisation.md)")
     made.add_argument("--sheet", action="store_true", help="write a blind rating sheet of the two runs named by --run")
     made.add_argument("--ratings", metavar="CSV", type=Path, help="what a rating sheet gave: win rate with its interval")
 
@@ -48,6 +49,8 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             raise UserError(f"--on is for a Hugging Face folder; {arguments.model} has a text of its own")
         root, resolved = arguments.model, read_resolved(arguments.model)
         chosen = _chosen_runs(root, resolved, arguments.run_ids)
+        if arguments.canaries:
+            return _write_exposures(arguments, root, resolved, chosen)
         if arguments.sheet:
             return _write_sheet(arguments, root, resolved, chosen)
         table = [row for run in chosen for row in _evaluate_run(arguments, root, resolved, run, metrics)]
@@ -59,6 +62,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             raise UserError(f"{arguments.model}: name the sweep whose held-out text it is evaluated on: --on results/NAME")
         root, resolved = arguments.on, read_resolved(arguments.on)
         table = _evaluate_folder(arguments, model, resolved, metrics)
+        _place_beside_the_law(root, resolved, model, table)
     from analysis.query import render
     from scaling.evaluation.table import merge_rows
 
@@ -166,6 +170,34 @@ def _evaluate_folder(arguments: argparse.Namespace, model: "LanguageModel", reso
     return rows + _task_rows(arguments, model, resolved, run, metrics, source="folder")
 
 
+def _place_beside_the_law(root: Path, resolved: "Resolved", model: "LanguageModel", table: list[dict[str, Any]]) -> None:
+    """Add the model to models.csv, and draw the law with all of them where it can be fitted."""
+    import pandas as pd
+
+    import analysis
+    from analysis.errors import UserError
+    from analysis.model_points import models_figure
+    from analysis.plotting import write_figures
+    from scaling.decoder import count_parameters
+    from scaling.record import write_atomic
+
+    found = {row["metric"]: row for row in table if row["task"] == "held_out" and row["domain"] == "all"}
+    if "loss" not in found:
+        return
+    path = root / "models.csv"
+    old = pd.read_csv(path).query("model != @model.name").to_dict("records") if path.exists() else []
+    new = {"model": model.name, **count_parameters(model.parameters), "loss": found["loss"]["value"], "loss_se": found["loss"]["std_error"]}
+    write_atomic(path, pd.DataFrame([*old, new]).to_csv(index=False).encode())
+    options = resolved.sweep.fit
+    try:
+        fit = analysis.fit(options.forecast_law, analysis.read_runs(root, n_column="params_non_embedding"), seed=options.seed)
+    except UserError as error:
+        print(f"no picture beside the law: {error}", file=sys.stderr)
+        return
+    (plot,) = write_figures(iter([("models", models_figure(fit, root))]), root)
+    print(f"beside the law: {plot}", file=sys.stderr)
+
+
 def _exercises(arguments: argparse.Namespace, resolved: "Resolved", run: "RunConfig"):
     from scaling.evaluation.held_out import windows_by_domain
     from scaling.evaluation.tasks import continuations, read_exercises
@@ -234,4 +266,31 @@ def _print_win_rate(arguments: argparse.Namespace) -> int:
 
     found = win_rate(arguments.ratings, arguments.model / "ratings")
     sys.stdout.write(render(pd.DataFrame([dataclasses.asdict(found)]), "table"))
+    return 0
+
+
+# ---------------------------------------------------------------- planted secrets
+
+
+def _write_exposures(arguments: argparse.Namespace, root: Path, resolved: "Resolved", runs: Sequence["RunConfig"]) -> int:
+    """Write canaries.csv and its plot; print mean exposures."""
+    import msgspec
+    import pandas as pd
+
+    from analysis.memorisation import exposure_by_size, memorisation_figure
+    from analysis.plotting import write_figures
+    from analysis.query import render
+    from scaling.canaries import exposures, read_canaries
+    from scaling.language_model import load_run
+    from scaling.record import write_atomic
+
+    canaries, rows = read_canaries(arguments.canaries), []
+    for run in runs:
+        print(run.run_id, file=sys.stderr, flush=True)
+        found = exposures(load_run(root, run, resolved), _corpus(resolved, run), run, canaries, seed=arguments.seed)
+        rows += [{"run_id": run.run_id, **msgspec.to_builtins(one)} for one in found]
+    write_atomic(root / "canaries.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    (plot,) = write_figures(iter([("memorisation", memorisation_figure(root))]), root)
+    sys.stdout.write(render(exposure_by_size(root), "table"))
+    print(f"in {root / 'canaries.csv'}, {plot}", file=sys.stderr)
     return 0
