@@ -40,10 +40,10 @@ def draw_models(fit: Fit, models: Frame, ax: Axes) -> Axes:
     values = np.concatenate([runs["loss"].to_numpy(np.float64), models["loss"].to_numpy(np.float64), fit.predict(N=n, D=1e30)])
     loss_axis(ax, float(values.min()) * 0.93, float(values.max()) * 1.07)
     right = float(np.sqrt(n[0] * n[-1]))
-    for row in models.itertuples():
-        side = "left" if row.params_non_embedding < right else "right"
-        words = f"  {row.model}  "
-        ax.text(row.params_non_embedding, row.loss, words, ha=side, va="center", fontsize=SMALL, color=HOLDOUT, path_effects=HALO, parse_math=False)  # pyright: ignore[reportArgumentType] # fmt: skip
+    words = {"va": "center", "fontsize": SMALL, "color": HOLDOUT, "path_effects": HALO, "parse_math": False}
+    for row in models.to_dict("records"):
+        side = "left" if row["params_non_embedding"] < right else "right"
+        ax.text(row["params_non_embedding"], row["loss"], f"  {row['model']}  ", ha=side, **words)
     axis_labels(ax, "non-embedding parameters N", "held-out loss, nats per token of the sweep")
     return ax
 

@@ -185,7 +185,7 @@ def _place_beside_the_law(root: Path, resolved: "Resolved", model: "LanguageMode
     if "loss" not in found:
         return
     path = root / "models.csv"
-    old = pd.read_csv(path).query("model != @model.name").to_dict("records") if path.exists() else []
+    old = [row for row in pd.read_csv(path).to_dict("records") if row["model"] != model.name] if path.exists() else []
     new = {"model": model.name, **count_parameters(model.parameters), "loss": found["loss"]["value"], "loss_se": found["loss"]["std_error"]}
     write_atomic(path, pd.DataFrame([*old, new]).to_csv(index=False).encode())
     options = resolved.sweep.fit
