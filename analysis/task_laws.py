@@ -1,9 +1,9 @@
 """From loss to task: how a metric (evaluation.csv) follows from the loss, and from N and D by way of the loss.
 
-Two forms, fitted by least squares to the runs: ``sigmoid`` y = u / (1 + exp(k (x - x0))) and ``power`` y = a x^b, with x the loss, or the
-compute C (then the sigmoid is in log10 C). Two-step prediction: the sweep's law gives the loss of (N, D), the form the metric of that loss
-(Gadre et al. 2024; Bhagia et al. 2024). Hold-outs are never fitted. Each form is scored on runs that it has not seen: the hold-outs and the
-largest fitted N, by a fit to the others.
+Two forms, fitted by least squares to the runs: ``sigmoid`` y = top / (1 + exp(k (x - x0))), top the metric's own (1, or 100 for BLEU and
+chrF), and ``power`` y = a x^b, with x the loss, or the compute C (then the sigmoid is in log10 C). Two-step prediction: the sweep's law
+gives the loss of (N, D), the form the metric of that loss (Gadre et al. 2024; Bhagia et al. 2024). Hold-outs are never fitted. Each form is
+scored on runs that it has not seen: the hold-outs and the largest fitted N, by a fit to the others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ COLUMNS = (
 DRAWS = 200
 LEVEL = 0.95
 FEWEST = 6
-"""Runs that a form of three parameters needs."""
+"""Runs that are needed for any form."""
+TOP = {"bleu": 100.0, "chrf": 100.0}
+"""Largest value of a metric; 1 for all others. A free one is not identified by runs far below it (32 for an accuracy was seen)."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,19 @@ class Form:
     starts: Callable[[np.ndarray, np.ndarray], list[tuple[float, ...]]]
 
 
-def _sigmoid(x: np.ndarray, u: float, k: float, x0: float) -> np.ndarray:
-    return u / (1 + np.exp(np.clip(k * (x - x0), -60, 60)))
+def _sigmoid(x: np.ndarray, k: float, x0: float, *, top: float) -> np.ndarray:
+    return top / (1 + np.exp(np.clip(k * (x - x0), -60, 60)))
 
 
 def _power(x: np.ndarray, a: float, b: float) -> np.ndarray:
     return a * np.exp(np.clip(b * np.log(x), -60, 60))
 
 
-def _sigmoid_starts(x: np.ndarray, y: np.ndarray) -> list[tuple[float, ...]]:
-    sign = -1.0 if np.corrcoef(x, y)[0, 1] > 0 else 1.0
-    return [
-        (top * y.max(), sign * steep / np.ptp(x), at) for top in (1.1, 2.0) for steep in (2.0, 6.0) for at in np.quantile(x, [0.25, 0.75])
-    ]
+def _sigmoid_starts(x: np.ndarray, y: np.ndarray, *, top: float) -> list[tuple[float, ...]]:
+    share = np.clip(y / top, 1e-6, 1 - 1e-6)
+    slope, level = np.polyfit(x, np.log(share / (1 - share)), 1)  # the log-odds are linear
+    slope = slope if abs(slope) > 1e-9 else 1e-9
+    return [(-float(slope), -float(level / slope))]
 
 
 def _power_starts(x: np.ndarray, y: np.ndarray) -> list[tuple[float, ...]]:
@@ -67,7 +70,13 @@ def _power_starts(x: np.ndarray, y: np.ndarray) -> list[tuple[float, ...]]:
     return [(math.exp(level), float(slope))]
 
 
-FORMS = (Form("sigmoid", ("u", "k", "x0"), _sigmoid, _sigmoid_starts), Form("power", ("a", "b"), _power, _power_starts))
+def forms_of(metric: str) -> tuple[Form, ...]:
+    """The two forms of a metric."""
+    top = TOP.get(metric, 1.0)
+    return (
+        Form("sigmoid", ("k", "x0"), partial(_sigmoid, top=top), partial(_sigmoid_starts, top=top)),
+        Form("power", ("a", "b"), _power, _power_starts),
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def _laws_of(task: str, domain: str, metric: str, part: Frame, predicted: Any, l
         return
     trunks, index = np.unique(part["trunk_id"][fitted], return_inverse=True)
     for name in ("loss", "flops"):
-        for form in FORMS:
+        for form in forms_of(metric):
             all_x = _variable(name, form, part[name].to_numpy(np.float64))
             x = all_x[fitted]
             values = fit_form(form, x, y)
