@@ -39,6 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
         made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    run.add_argument("--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated")
     run.add_argument("--retry", choices=["failed"], help="try runs again that failed or diverged")
     worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
     worker.add_argument("results", metavar="RESULTS", type=Path)
@@ -172,8 +173,11 @@ def run_command(arguments: argparse.Namespace) -> int:
     from scaling.display import clock
     from scaling.estimate import estimate
     from scaling.launch import check_results, pending_trunks, usable_cpus
+    from scaling.loggers import Logger, check_library
     from scaling.record import Folder, write_atomic, write_json
 
+    for kind in arguments.log:
+        check_library(kind)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
     workers = arguments.workers or len(usable_cpus())
@@ -181,7 +185,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch)
+    session = Session(folder, resolved, workers, stopwatch, logs=tuple(arguments.log))
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -197,6 +201,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     if pending:
         session.train()
         _write_provenance(session, command=f"scaling run {arguments.sweep} --workers {workers}")
+    for kind in arguments.log:
+        Logger(kind, folder, resolved).update(last=True)
     rows = _analyse(root, resolved)
     print(f"\n{session.close(expected)}", file=sys.stderr)
     undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
