@@ -125,6 +125,14 @@ class Holdout(Struct, frozen=True):
     first_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class Cell(Struct, frozen=True):
+    """`[[run]]`: one run besides the grid, such as those that `scaling suggest` writes."""
+
+    d_model: Positive
+    tokens: Quantity
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class FitOptions(Struct, frozen=True):
     """`[fit]`: which laws, and how."""
 
@@ -156,6 +164,7 @@ class Sweep(Struct, frozen=True):
     training: Training = msgspec.field(default_factory=Training)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
     tune: Tune | None = None
+    run: list[Cell] = []
     holdout: Holdout | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from scaling.config import (
+    Cell,
     DataGrid,
     Evaluation,
     FitOptions,
@@ -68,6 +69,8 @@ def _check_sweep(sweep: Sweep) -> None:
     if sweep.holdout:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
+    for number, cell in enumerate(sweep.run):
+        _check_axis(f"run[{number}].tokens", [cell.tokens])
     _check_text_axes(sweep)
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
@@ -130,6 +133,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.training": Training,
     "$.evaluation": Evaluation,
     "$.tune": Tune,
+    "$.run[...]": Cell,
     "$.holdout": Holdout,
     "$.fit": FitOptions,
     "$.records": Records,
