@@ -24,6 +24,7 @@ from analysis.surface import Places, Surface, fit_surface
 Array = np.ndarray
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the cost under the gain
 MOST_RUNS = 60  # of one plan
+LEAST_GAIN = 0.005  # share of the target's variance that a run must take off to be suggested
 ROUND = 0.25  # share of what is left of the budget that is spent before the next fit
 Z95 = 1.959963984540054
 SUGGESTION_COLUMNS = "order run_id trunk_id params tokens flops flops_total half_width_before half_width_after".split()
@@ -91,7 +92,7 @@ class Plan:
 
 
 def greedy(covariance: Array, pool: Pool, *, noise: float, budget: float, power: float, about_target: bool = True) -> Plan:
-    """Choose runs one after the other, by gain over ``cost^power``, until nothing more is affordable or helps.
+    """Choose runs one after the other, by gain over ``cost^power``, until nothing more is affordable or takes .5 % off.
 
     Parameters
     ----------
@@ -101,13 +102,14 @@ def greedy(covariance: Array, pool: Pool, *, noise: float, budget: float, power:
         The gain is the fall of the target's mean variance (V-optimal); else of the log determinant (D-optimal).
     """
     covariance, aims = covariance.copy(), len(covariance) - len(pool)
+    least = LEAST_GAIN if about_target else 0.0
     chosen, bill, variances = [], [], []
     free, left = np.ones(len(pool), dtype=bool), budget
     while len(chosen) < MOST_RUNS:
         cost = pool.costs(chosen)
         variance = np.maximum(np.diag(covariance)[aims:], 0.0)
         gain = (covariance[:aims, aims:] ** 2).mean(axis=0) / (variance + noise**2) if about_target else np.log1p(variance / noise**2)
-        possible = free & (cost <= left * (1 + 1e-9)) & (gain > 0)
+        possible = free & (cost <= left * (1 + 1e-9)) & (gain > least * float(np.diag(covariance)[:aims].mean()))
         if not possible.any():
             break
         best = int(np.where(possible, gain / cost**power, -np.inf).argmax())

@@ -1,6 +1,7 @@
 """Runs that a sweep could train next, as a pool of `analysis.design`: cells with their costs on shared trunks."""
 
 import math
+from collections.abc import Collection
 
 import msgspec
 import numpy as np
@@ -27,9 +28,9 @@ def params_of(run: RunConfig, n_column: str) -> float:
     return float(getattr(counts, group))
 
 
-def pool_of(runs: list[RunConfig], folder: Folder, *, n_column: str) -> Pool:
-    """Pool of runs, those without a result; a trunk goes on from its last saved state before the branch."""
-    runs = [run for run in runs if not folder.run(run.run_id).exists()]
+def pool_of(runs: list[RunConfig], folder: Folder, *, n_column: str, done: Collection[str] = ()) -> Pool:
+    """Pool of the runs that are not done; a trunk goes on from its last saved state before the branch."""
+    runs = [run for run in runs if run.run_id not in done and not folder.run(run.run_id).exists()]
     per_step = np.array([run.trunk.data.batch_tokens * training_flops_per_token(run.trunk.model) for run in runs], dtype=np.float64)
     names = {trunk_id: number for number, trunk_id in enumerate(dict.fromkeys(run.trunk_id for run in runs))}
     return Pool(

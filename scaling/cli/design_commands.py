@@ -126,7 +126,12 @@ def _pool(
         assert known is not None
         largest = (max(n for n, _ in targets), max(d for _, d in targets))
         configs = around(known, params=largest[0], tokens=largest[1], budget=budget)
-    pool = pool_of(configs, Folder(arguments.source), n_column=runs.n_column)
+    pool = pool_of(
+        configs,
+        Folder(arguments.source),
+        n_column=runs.n_column,
+        done=set(runs.all_rows["run_id"][runs.all_rows["status"] == "done"]) if is_sweep else (),
+    )
     return pool, {run.run_id: run for run in configs}
 
 
