@@ -40,6 +40,10 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
     run.add_argument("--retry", choices=["failed"], help="try runs again that failed or diverged")
+    run.add_argument(
+        "--until", metavar="GOAL", help='train of the grid only what "ci_width(loss@params=N,tokens=D) < WIDTH" needs (docs/design.md)'
+    )
+    run.add_argument("--budget", metavar="FLOPS", help="with --until: training compute that may be spent (default: the whole grid's)")
     worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
     worker.add_argument("results", metavar="RESULTS", type=Path)
     worker.add_argument("--cpu", type=int, default=None, help="pin to this core")
@@ -174,6 +178,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     from scaling.launch import check_results, pending_trunks, usable_cpus
     from scaling.record import Folder, write_atomic, write_json
 
+    budget = _check_until(arguments)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
     workers = arguments.workers or len(usable_cpus())
@@ -185,6 +190,9 @@ def run_command(arguments: argparse.Namespace) -> int:
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
+    if arguments.until:
+        session.adapt(arguments.until, budget=budget)
+        resolved = session.resolved
     write_json(folder.resolved, resolved)
     todo = len(resolved.runs) - check_results(folder, resolved)
     pending = pending_trunks(folder, resolved)
@@ -194,7 +202,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     about = f"about {clock(expected.seconds)}{rough}"
     print(f"{resolved.sweep.name}: {note}, {workers} workers, {about}, results in {root}", file=sys.stderr, flush=True)
     stopwatch.switch("analysis")
-    if pending:
+    if pending or arguments.until:
         session.train()
         _write_provenance(session, command=f"scaling run {arguments.sweep} --workers {workers}")
     rows = _analyse(root, resolved)
@@ -207,6 +215,19 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"next: {program()} status {root}, then {program()} run {arguments.sweep} --retry failed", file=sys.stderr)
         return 3
     return 0
+
+
+def _check_until(arguments: argparse.Namespace) -> float | None:
+    """Return the FLOPs of --budget, after a look at --until."""
+    from scaling.config import UserError, parse_quantity
+
+    if arguments.until:
+        from scaling.cli.adaptive import parse_goal
+
+        parse_goal(arguments.until)
+    elif arguments.budget:
+        raise UserError("--budget is for --until: say what the compute is for, or leave it out")
+    return parse_quantity(arguments.budget) if arguments.budget else None
 
 
 def _analyse(root: Path, resolved: "Resolved") -> list[dict[str, Any]]:
