@@ -4,7 +4,7 @@
 
 Sweeps are those of benchmarks/coverage.py (a true Chinchilla law; trunk, data and branch noise), with a second truth that the law of the
 surface does not contain: small models lose up to 3 %. The target is a model four times the largest at the longest length. The grid is what
-may be trained; the loop stops when the 95 % interval is narrower than a goal, or the grid is trained. Beside it: the interval of the whole grid.
+may be trained; the loop stops when the 95 % interval is narrower than a goal, or the grid is trained. Beside it: the whole grid's interval.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def bill(pool: Pool, bought: list[int]) -> float:
 
 
 def play(seed: int, *, kind: str) -> list[tuple[bool, bool, float, bool]]:
-    """For each goal: interval holds the truth, the goal was reached, share of the grid's compute; and whether the grid's interval holds it."""
+    """For each goal: interval holds the truth, goal reached, share of the grid's compute; and whether the grid's interval holds it."""
     frame = simulate(CELL, seed)
     frame["loss"] *= misfit(frame["N"].to_numpy(), kind)
     sizes, lengths = grid(CELL)

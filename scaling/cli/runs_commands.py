@@ -39,6 +39,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
         made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    plan.add_argument(
+        "--hardware", metavar="NAME|FILE.toml:NAME", help="device-hours and money too: h100, h200, a100, rtx4090, cpu, or yours"
+    )
     run.add_argument("--retry", choices=["failed"], help="try runs again that failed or diverged")
     run.add_argument(
         "--until", metavar="GOAL", help='train of the grid only what "ci_width(loss@params=N,tokens=D) < WIDTH" needs (docs/design.md)'
@@ -139,6 +142,12 @@ def plan_command(arguments: argparse.Namespace) -> int:
         f"results will be in {root}   next: {program()} run {arguments.sweep}",
         file=sys.stderr,
     )
+    if arguments.hardware is not None:
+        from scaling.hardware import bill, read_device
+
+        sizes = [float(count_parameters(trunk.config.model).non_embedding) for trunk in trunks]
+        told = bill(read_device(arguments.hardware), [trunk.flops for trunk in trunks], sizes)
+        print(f"the whole sweep on {arguments.hardware}: {told}", file=sys.stderr)
     if (root / "fits.csv").is_file():
         from scaling.cli.loop import where_seeds_pay
 
