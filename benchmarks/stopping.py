@@ -89,9 +89,7 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=300)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    print(
-        "| truth | goal: width, % of the loss | reached | coverage when it stops | compute, share of the grid: mean | coverage of the whole grid |"
-    )
+    print("| truth | goal: width, % | reached | coverage when it stops | mean share of the grid's compute | coverage of the whole grid |")
     print("|---|---|---|---|---|---|")
     for kind in ("Chinchilla", "small models untuned"):
         with ProcessPoolExecutor(arguments.workers) as processes:

@@ -12,6 +12,7 @@ from scaling.config import (
     DataGrid,
     Evaluation,
     FitOptions,
+    Forecast,
     Holdout,
     ModelGrid,
     Records,
@@ -66,6 +67,8 @@ def _check_sweep(sweep: Sweep) -> None:
             raise UserError(
                 f"tune.rates has {len(sweep.tune.rates)} values; a minimum between rates needs at least 3, such as a factor 2 apart"
             )
+    if sweep.forecast and sweep.holdout is None:
+        raise UserError("[forecast] needs [holdout]: say which runs are forecast")
     if sweep.holdout:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
@@ -135,6 +138,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.tune": Tune,
     "$.run[...]": Cell,
     "$.holdout": Holdout,
+    "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
 }

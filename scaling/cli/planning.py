@@ -133,7 +133,6 @@ def print_entry(arguments: argparse.Namespace, answer: dict[str, Any]) -> None:
     tokens, batch = answer["tokens_opt"], sweep.training.batch_tokens
     rate = matrix_rate(sweep.training, params=float(count_parameters(model).non_embedding), tokens=tokens)
     tuned = "tuned by this sweep" if sweep.tune else "the recipe's" if sweep.training.learning_rate is None else "set in the sweep"
-    print(
-        f"# {format_quantity(size)} parameters (optimum {format_quantity(answer['params_opt'])}); rate {rate:.4g} ({tuned}), {batch} tokens a step"
-    )
+    how = f"rate {rate:.4g} ({tuned}), {batch} tokens a step"
+    print(f"# {format_quantity(size)} parameters (optimum {format_quantity(answer['params_opt'])}); {how}")
     print(f"[[run]]\nd_model = {width}\ntokens = {round(tokens)}")

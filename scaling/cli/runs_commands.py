@@ -92,10 +92,10 @@ def _resolve(path: str, *, results: Path):
         get_law(law)
     check_texts(sweep)
     runs = resolve(sweep, corpus_hash="unknown")  # impossible shapes are named before the text is read
-    fitted, needed = sum(run.role == "fit" for run in runs), len(get_law(sweep.fit.forecast_law).parameters) + 2
+    fitted, needed = sum(run.role == "fit" for run in runs), len(get_law(sweep.forecast_rule.law).parameters) + 2
     if sweep.holdout and fitted < needed:
         raise UserError(
-            f"{path}: law {sweep.fit.forecast_law} needs {needed} runs to forecast the hold-out, the grid has {fitted}; "
+            f"{path}: law {sweep.forecast_rule.law} needs {needed} runs to forecast the hold-out, the grid has {fitted}; "
             "add sizes, tokens or seeds, or leave [holdout] out"
         )
     hashes, texts = prepare_texts(sweep, runs)
