@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frames import Frame
 from analysis.reading import is_blank, read_table
-from analysis.runs import Runs
+from analysis.runs import U_COLUMNS, Runs
 from analysis.surface import Places, Surface, fit_surface
 
 Array = np.ndarray
@@ -191,6 +191,12 @@ BASELINES: dict[str, tuple[Baseline, bool]] = {
 }  # fmt: skip
 
 
+def places_of(frame: Frame) -> Places:
+    """Places of runs: columns N, D, and U where the table has it and every row is filled."""
+    unique = frame["U"].to_numpy() if "U" in frame and np.isfinite(frame["U"].to_numpy(dtype=np.float64)).all() else None
+    return Places.of(frame["N"].to_numpy(), frame["D"].to_numpy(), unique)
+
+
 def suggest(runs: Runs, pool: Pool, target: Places, *, budget: float, trunk_id: Array | None = None) -> tuple[Frame, Surface]:
     """Suggest runs to train, cheapest first, and say how wide the target's interval is expected to be after each.
 
@@ -208,8 +214,8 @@ def suggest(runs: Runs, pool: Pool, target: Places, *, budget: float, trunk_id: 
     Returns
     -------
     DataFrame
-        order, run_id, trunk_id, params, tokens, flops (added to the bill), flops_total, half_width_before and half_width_after: half-width
-        of the 95 % interval of the target's loss as a share of it (law and drift, without the noise of one run).
+        order, run_id, trunk_id, params, tokens (new ones, or worth as much), flops (added to the bill), flops_total, half_width_before,
+        half_width_after: half-width of the 95 % interval of the target's loss as a share of it (law and drift, without noise of one run).
     Surface
 
     Raises
@@ -217,8 +223,7 @@ def suggest(runs: Runs, pool: Pool, target: Places, *, budget: float, trunk_id: 
     UserError
         When there are fewer than 3 runs, or nothing in the pool is affordable.
     """
-    frame = runs.frame
-    surface = fit_surface(Places.of(frame["N"].to_numpy(), frame["D"].to_numpy()), np.log(frame["loss"].to_numpy()), target=target)
+    surface = fit_surface(places_of(runs.frame), np.log(runs.frame["loss"].to_numpy()), target=target)
     if not len(pool):
         raise UserError("there are no candidates that are not trained yet; name others with --candidates")
     plan = plan_batch(surface, pool, target, budget=budget)
@@ -271,7 +276,7 @@ def replay(
 
 
 def read_pool(path: str | Path, *, n_column: str, d_column: str, skip: Runs | None = None) -> Pool:
-    """Candidates from a CSV: parameters and tokens in the columns that the law uses; FLOPs from `flops`, else 6 N D.
+    """Candidates from a CSV: parameters, tokens (and unique tokens) in the columns that runs have; FLOPs from `flops`, else 6 N D.
 
     Rows whose run_id was trained already (in `skip`) are left out.
 
@@ -291,7 +296,9 @@ def read_pool(path: str | Path, *, n_column: str, d_column: str, skip: Runs | No
         flops = _numbers(table, "flops", path)
     names = table["run_id"].to_numpy() if "run_id" in table else np.array([f"candidate-{i + 1}" for i in range(len(table))])
     done = set() if skip is None or "run_id" not in table else set(skip.frame["run_id"].astype(str))
-    pool = Pool.independent(names, Places.of(values["N"], values["D"]), flops)
+    unique = next((name for name in U_COLUMNS if name in table and not is_blank(table[name]).any()), None)
+    places = Places.of(values["N"], values["D"], None if unique is None else _numbers(table, unique, path))
+    pool = Pool.independent(names, places, flops)
     return pool.rows(np.flatnonzero([str(name) not in done for name in names]))
 
 

@@ -26,25 +26,39 @@ OUTLIER = 3.0  # noise sd: a run that misses what the others say of it by more c
 ROUNDS, STEPS = 3, 30
 LONGEST_STEP = 1.0
 LEAST_RUNS = 3
+REPEATS = 15.387756  # R_D* of Muennighoff et al. 2023, arXiv:2305.16264: what repeated tokens are worth
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where runs lie: ln N and ln D, (n,) each."""
+    """Where runs lie: ln N and ln D, (n,) each; D in tokens that are worth as much as new ones."""
 
     x: Array
     y: Array
 
     @classmethod
-    def of(cls, params: Array, tokens: Array) -> Places:
-        """From parameters and tokens."""
-        return cls(np.log(np.asarray(params, dtype=np.float64)), np.log(np.asarray(tokens, dtype=np.float64)))
+    def of(cls, params: Array, tokens: Array, unique: Array | None = None) -> Places:
+        """From parameters, tokens seen, and how many of these are different (all, when not given)."""
+        seen = np.asarray(tokens, dtype=np.float64)
+        if unique is not None:
+            seen = worth(seen, np.asarray(unique, dtype=np.float64))
+        return cls(np.log(np.asarray(params, dtype=np.float64)), np.log(seen))
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __add__(self, other: Places) -> Places:
         return Places(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
+
+def worth(tokens: Array, unique: Array) -> Array:
+    """New tokens that are worth as much as `tokens` of which `unique` are different: U + U R (1 - exp(-(D / U - 1) / R)), R = 15.39.
+
+    >>> worth(np.array([1e9, 4e9]), np.array([1e9, 1e9])).round(-7).tolist()
+    [1000000000.0, 3730000000.0]
+    """
+    unique = np.minimum(unique, tokens)
+    return unique * (1 + REPEATS * -np.expm1(-(tokens / unique - 1) / REPEATS))
 
 
 @dataclass(frozen=True)

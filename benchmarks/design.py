@@ -63,7 +63,7 @@ def problems(folder: Path) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
 
 
 def places(rows: pd.DataFrame) -> Places:
-    return Places.of(rows["N"].to_numpy(), rows["D"].to_numpy())
+    return Places.of(rows["N"].to_numpy(), rows["D"].to_numpy(), rows["unique_tokens"].to_numpy() if "unique_tokens" in rows else None)
 
 
 def r2(target: pd.DataFrame, predicted: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Reading a sweep file: TOML -> a checked `Sweep`; what is wrong is said in one line."""
 
 import codecs
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,10 @@ def _explain(message: str) -> str:
     text, _, at = message.partition(" - at `")
     where = at.rstrip("`") or "$"
     name = where.removeprefix("$").lstrip(".") or "top level"
-    if "unknown field" in text and where in _KEYS:
+    table = re.sub(r"\[\d+\]", "[...]", where)
+    if "unknown field" in text and table in _KEYS:
         key = text.split("`")[1]
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[where]))
+        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[table]))
         return f"unknown key `{key}` in {name}; allowed: {allowed}"
     if "missing required field" in text:
         return f"{text.replace('Object missing', 'missing').replace('field', 'key')} in {name}; see docs/sweeps.md"

@@ -66,7 +66,7 @@ def suggest_command(arguments: argparse.Namespace) -> int:
     if arguments.format not in FORMATS:
         raise UserError(f"--format {arguments.format!r} is unknown; allowed: {', '.join(FORMATS)}")
     budget, targets = parse_quantity(arguments.budget), [parse_target(text) for text in arguments.target]
-    target = Places.of(*(np.array(values) for values in zip(*targets, strict=True)))
+    target = Places.of(*(np.array(values) for values in zip(*targets, strict=True)))  # of new tokens
     is_sweep = (arguments.source / "sweep.resolved.json").is_file()
     n_column = arguments.n_column
     if is_sweep and n_column is None:
