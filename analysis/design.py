@@ -147,9 +147,9 @@ def _in_order(covariance: Array, pool: Pool, chosen: list[int], *, noise: float)
 
 
 def next_round(plan: Plan, *, budget: float, least: int = 1) -> list[int]:
-    """Return the cheap part of a plan, worth a quarter of the budget and `least` runs: train it, then fit and plan again."""
+    """Return the cheap part of a plan, `least` runs and up to the one that crosses a quarter of the budget: train it, then plan again."""
     spent = np.cumsum(plan.flops)
-    count = max(least, int(np.searchsorted(spent, ROUND * budget, side="right")))
+    count = max(least, 1 + int(np.searchsorted(spent, ROUND * budget, side="right")))
     return plan.chosen[:count]
 
 

@@ -3,7 +3,7 @@
     python benchmarks/design.py [FOLDER] [--seeds 10] [--share 0.1] [--curve]      (FOLDER: published data, default ../shared/published)
 
 A problem is a set of runs with a target that is held out: its dearest fifth (`dear`), or its largest models, about a sixth of the runs
-(`large`). The pool is the rest. Every method begins with the same five runs, drawn from the cheapest quarter of the pool, and buys until
+(`large`). The pool is the rest. Every method begins with the same three runs, drawn from the cheapest quarter of the pool, and buys until
 the share of the pool's cost is spent; the loss of a run is seen once it is bought. All methods predict the target with the same model
 (`analysis.surface`), so that only the choice of runs differs. R2 is that of the target's losses (nats); of the seeds the median counts.
 Two bars: R2 of the law that `scaling fit` fits to all runs of the pool, and R2 of `analysis.surface` on all of them.
@@ -34,7 +34,7 @@ from analysis.design import BASELINES, Pool, replay
 from analysis.surface import Places, fit_surface
 
 METHODS = ("suggest", *BASELINES)
-DEAR, LARGE, STARTS, CHEAP = 0.8, 0.15, 5, 0.25
+DEAR, LARGE, STARTS, CHEAP = 0.8, 0.15, 3, 0.25
 LEAST_POOL, LEAST_TARGET = 12, 3
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
 #: Simulated sweeps: what the loss is, as a function of N and D, and the sd of a run.
@@ -90,7 +90,7 @@ def solve(task: tuple[str, pd.DataFrame, pd.DataFrame, tuple[float, ...], int]) 
     name, rows, target, shares, seeds = task
     log_loss, flops = np.log(rows["loss"].to_numpy()), rows["C"].to_numpy()
     pool = Pool.independent(np.arange(len(rows)).astype(str), places(rows), flops)
-    cheapest = np.argsort(flops, kind="stable")[: max(STARTS + 3, int(CHEAP * len(rows)))]
+    cheapest = np.argsort(flops, kind="stable")[: max(STARTS + 1, int(CHEAP * len(rows)))]
     bars = {"law": law_r2(rows, target), "surface": surface_r2(rows, target)}
     found = []
     for share in shares:
