@@ -76,6 +76,10 @@ class Pool:
         wanted = np.maximum(last[self.trunk], self.along) - np.minimum(first[self.trunk], self.saved)
         return self.own + wanted - trained[self.trunk]
 
+    def bill(self, chosen: list[int]) -> float:
+        """FLOPs of some runs, one after the other."""
+        return sum(float(self.costs(chosen[:i])[run]) for i, run in enumerate(chosen))
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -47,15 +47,6 @@ def pool_of(frame) -> Pool:
     return Pool(frame["run_id"].to_numpy(), Places.of(n, d), COOLDOWN * flops, trunk, (1 - COOLDOWN) * flops, np.zeros(len(n)))
 
 
-def bill(pool: Pool, bought: list[int]) -> float:
-    """FLOPs of some runs, trunks shared."""
-    total, chosen = 0.0, []
-    for run in bought:
-        total += float(pool.costs(chosen)[run])
-        chosen.append(run)
-    return total
-
-
 def play(seed: int, *, kind: str) -> list[tuple[bool, bool, float, bool]]:
     """For each goal: interval holds the truth, goal reached, share of the grid's compute; and whether the grid's interval holds it."""
     frame = simulate(CELL, seed)
@@ -64,7 +55,7 @@ def play(seed: int, *, kind: str) -> list[tuple[bool, bool, float, bool]]:
     n, d = 4 * sizes[-1], lengths[-1]
     truth = float(true_loss(n, d) * misfit(np.array([n]), kind)[0])
     pool, log_loss = pool_of(frame), np.log(frame["loss"].to_numpy())
-    whole = bill(pool, list(range(len(pool))))
+    whole = pool.bill(list(range(len(pool))))
     everything = Goal(n, d, 1.0)
     _, low, high = interval_of(fit_surface(pool.places, log_loss, target=everything.place), everything)
     found = []
@@ -72,7 +63,7 @@ def play(seed: int, *, kind: str) -> list[tuple[bool, bool, float, bool]]:
         goal, bought = Goal(n, d, share * truth), []
         while True:
             rest = np.setdiff1d(np.arange(len(pool)), bought)
-            spent = bill(pool, bought)
+            spent = pool.bill(bought)
             places = Places(pool.places.x[bought], pool.places.y[bought])
             others = pool.rows(rest)
             decision = decide(places, log_loss[bought], others, goal, budget=whole - spent, least=2)

@@ -29,7 +29,7 @@ def play(goal: Goal, budget: float) -> tuple[list[int], str, float]:
     bought: list[int] = []
     while True:
         rest = np.setdiff1d(np.arange(25), bought)
-        spent = sum(float(POOL.costs(bought[:i])[run]) for i, run in enumerate(bought))
+        spent = POOL.bill(bought)
         places = Places(POOL.places.x[bought], POOL.places.y[bought])
         found = decide(places, np.log(LOSS[bought]), POOL.rows(rest), goal, budget=budget - spent, least=2)
         if not found.chosen:
@@ -49,7 +49,7 @@ def test_it_ends_when_the_budget_or_the_grid_does() -> None:
     goal = Goal(1.2e6, 8e6, 1e-6)
     bought, why, _ = play(goal, 6e13)
     assert why == "budget spent" and START_RUNS <= len(bought) < 25
-    assert sum(float(POOL.costs(bought[:i])[run]) for i, run in enumerate(bought)) <= 6e13
+    assert POOL.bill(bought) <= 6e13
     assert play(goal, 1.0) == ([], "budget spent", pytest.approx(float("nan"), nan_ok=True))
 
 

@@ -15,7 +15,7 @@ from analysis.surface import LEAST_RUNS, Places, fit_surface
 from scaling.cli.candidates import params_of, pool_of
 from scaling.cli.design_commands import parse_target
 from scaling.config import RunConfig, UserError
-from scaling.plan import flops_spent, group_trunks
+from scaling.plan import group_trunks
 from scaling.record import Folder, Resolved, read_result, write_json
 
 _GOAL = re.compile(r"^\s*ci_width\(\s*loss@(?P<target>[^()]+)\)\s*<\s*(?P<width>[0-9.eE+-]+)\s*$")
@@ -73,14 +73,15 @@ def adapt(
         places, log_loss = _ended(chosen, folder, n_column)
         rest = [run for run in grid if run.run_id not in {old.run_id for old in chosen}]
         pool = pool_of(rest, folder, n_column=n_column) if rest else _nothing()
-        spent = sum(sum(flops_spent(trunk).values()) for trunk in group_trunks(chosen))
+        spent = sum(entry["flops"] for entry in rounds)
         decision = decide(places, log_loss, pool, goal, budget=budget - spent, least=workers)
         print(_line(decision, goal, spent, budget), file=sys.stderr, flush=True)
         entry = {"goal": [goal.params, goal.tokens, goal.width], "why": decision.why, "flops_spent": spent}
         entry |= {"loss": decision.loss, "low": decision.low, "high": decision.high} if decision.loss == decision.loss else {}
         if rounds and not rounds[-1]["runs"]:
             rounds.pop()
-        rounds.append({**entry, "runs": [str(pool.run_id[run]) for run in decision.chosen]})
+        cost = pool.bill(decision.chosen)
+        rounds.append({**entry, "flops": cost, "runs": [str(pool.run_id[run]) for run in decision.chosen]})
         write_json(path, rounds)
         if not decision.chosen:
             if not chosen:
@@ -97,7 +98,7 @@ def _read_rounds(path, goal: Goal) -> list[dict]:
         return []
     try:
         rounds = json.loads(path.read_bytes())
-        return [entry for entry in rounds if isinstance(entry["runs"], list)]
+        return [entry for entry in rounds if isinstance(entry["runs"], list) and isinstance(entry["flops"], int | float)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); remove it, and what is trained counts as chosen no more") from None
 
