@@ -6,8 +6,8 @@ A problem is a set of runs with a target that is held out: its dearest fifth (`d
 (`large`). The pool is the rest. Every method begins with the same three runs, drawn from the cheapest quarter of the pool, and buys until
 the share of the pool's cost is spent; the loss of a run is seen once it is bought. All methods predict the target with the same model, that
 of `scaling predict` if the law is only a law (`analysis.model_error`; under 8 runs `analysis.surface`), so that only the choice of runs
-differs. R2 is that of the target's losses (nats); of the seeds the median counts. Two bars: R2 of the law that `scaling fit` fits to all runs
-of the pool, and R2 of the same model on all of them.
+differs. R2 is that of the target's losses (nats); of the seeds the median counts. Two bars: R2 of the law that `scaling fit` fits to all
+runs of the pool, and R2 of the same model on all of them.
 """
 
 from __future__ import annotations
