@@ -168,11 +168,11 @@ def _tensorboard_run(staged: Path, run: RunConfig, result: dict[str, Any], point
 
 
 def _wandb_run(staged: Path, run: RunConfig, result: dict[str, Any], points: list[dict[str, Any]]) -> None:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     settings = wandb.Settings(mode="offline", silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
     logged = wandb.init(
-        project="scaling", group=run.trunk.trunk_id, id=run.run_id, name=run.run_id, config=_configuration(run), dir=str(staged),
+        project="scaling", group=run.trunk_id, id=run.run_id, name=run.run_id, config=_configuration(run), dir=str(staged),
         settings=settings,
     )  # fmt: skip
     for point in points:

@@ -1,5 +1,6 @@
 """One `scaling run` and its account: how long its parts took, what the workers' time went to, what that teaches about this machine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scaling.calibration import learn, read_calibration, write_calibration
@@ -40,6 +41,18 @@ class Session:
             self.stopwatch.switch("preparation")
 
         self.resolved = tuned(self.resolved, self.folder, train=train)
+
+    def adapt(self, until: str, *, budget: float | None) -> None:
+        """Train rounds until a goal is reached; the sweep then has the runs that were chosen."""
+        from scaling.cli.adaptive import adapt, parse_goal
+
+        def train(part: Resolved, note: Callable[[], str]) -> None:
+            write_json(self.folder.resolved, part)
+            self.stopwatch.switch("training")
+            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=Display(self.folder, part, note=note))
+            self.stopwatch.switch("preparation")
+
+        self.resolved = adapt(self.resolved, self.folder, parse_goal(until), budget=budget, workers=self.workers, train=train)
 
     def train(self) -> None:
         """Run local workers until nothing is pending, with the forecast before the hold-outs."""
