@@ -27,7 +27,9 @@ class OneLineParser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
     from scaling.cli import (
+        completion,
         corpus_commands,
+        design_commands,
         evaluate_command,
         import_commands,
         laws_commands,
@@ -47,10 +49,12 @@ def parser() -> argparse.ArgumentParser:
     runs_commands.add_parsers(commands)
     recipe_commands.add_parsers(commands)
     laws_commands.add_parsers(commands)
+    design_commands.add_parsers(commands)
     import_commands.add_parsers(commands)
     corpus_commands.add_parsers(commands)
     model_commands.add_parsers(commands)
     evaluate_command.add_parser(commands)
+    completion.add_parsers(commands, parser)
     return top
 
 
