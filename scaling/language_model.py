@@ -46,7 +46,7 @@ def open_model(path: Path, run_id: str | None = None) -> LanguageModel:
         resolved = read_resolved(path)
         return load_run(path, find_run(path, resolved, run_id), resolved)
     if (path / "config.json").is_file():
-        from scaling.huggingface import load_folder
+        from scaling.huggingface.reading import load_folder
 
         if run_id is not None:
             raise UserError(f"--run {run_id}: {path} is a Hugging Face folder and holds one model; leave --run out")
@@ -71,7 +71,7 @@ def find_run(path: Path, resolved: Resolved, run_id: str | None) -> RunConfig:
         if (result := read_result(folder, run.run_id, files=False)) and result["status"] == "done"
     }
     if not losses:
-        raise UserError(f"{path}: no run is done yet; `scaling status {path}` says why, `scaling run` trains them")
+        raise UserError(f"{path}: no trained run is here (tables without run folders?); `scaling run {path / 'sweep.toml'}` trains them")
     return min(losses.values(), key=lambda found: found[0])[1]
 
 
@@ -86,8 +86,8 @@ def load_run(path: Path, run: RunConfig, resolved: Resolved) -> LanguageModel:
     config = decoder_config(run.trunk.model)
     result = read_result(Folder(path), run.run_id, files=False)
     if result is None or result["status"] != "done":
-        state = "has not been trained yet" if result is None else f"has {result['status']}: no weights were kept"
-        raise UserError(f"--run {run.run_id} {state}; `scaling status {path}` lists what is done")
+        state = "is not trained here" if result is None else f"has {result['status']}: no weights were kept"
+        raise UserError(f"--run {run.run_id} {state}; `scaling status {path}` says why, `scaling run {path / 'sweep.toml'}` trains it")
     weights = Folder(path).run(run.run_id) / "weights.safetensors"
     if not weights.is_file():
         raise UserError(

@@ -17,7 +17,8 @@ from scaling.evaluation.held_out import foreign_scores, held_out_scores, windows
 from scaling.evaluation.metrics import METRICS, Item, distinct, exact_match, mean_score, normalised_answer, token_f1
 from scaling.evaluation.ratings import sign_test, wilson_interval
 from scaling.evaluation.tasks import Exercise, answers, read_exercises, scores
-from scaling.huggingface import load_folder, save_folder
+from scaling.huggingface.reading import load_folder
+from scaling.huggingface.writing import save_folder
 from scaling.language_model import open_model, read_resolved
 from scaling.text_codec import make_codec
 

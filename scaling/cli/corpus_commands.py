@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from scaling.cli.numbers import not_negative, positive
+
 EXAMPLES = """examples:
   scaling corpus list                       names, sizes, licences, what is already here
   scaling corpus fetch english              fetch and prepare; safe to interrupt and to repeat
@@ -28,9 +30,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     made.add_argument("--tokenizer", default="bytes", help="bytes, bpe:SIZE or a tokenizer.json (default: bytes)")
     made.add_argument("--to", metavar="FOLDER", type=Path, help="plant: a new folder for the text with canaries")
     made.add_argument("--repeats", default="0,1,4,16,64,256", help="plant: how often canaries occur (default: 0,1,4,16,64,256)")
-    made.add_argument("--each", type=int, default=16, help="plant: canaries of each number of repeats (default: 16)")
+    made.add_argument("--each", type=positive, default=16, help="plant: canaries of each number of repeats (default: 16)")
     made.add_argument("--megabytes", type=float, default=2.5, help="plant: text to take (default: 2.5)")
-    made.add_argument("--seed", type=int, default=0, help="plant: decides names, codes and places")
+    made.add_argument("--seed", type=not_negative, default=0, help="plant: decides names, codes and places")
 
 
 def corpus_command(arguments: argparse.Namespace) -> int:
@@ -110,10 +112,8 @@ def _plant(arguments: argparse.Namespace) -> int:
     if arguments.to is None:
         raise UserError("corpus plant: name a new folder for the text: --to planted")
     parts = [part.strip() for part in arguments.repeats.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts) or arguments.each < 1 or not 0 < arguments.megabytes < 1e5:
-        raise UserError(
-            "corpus plant: --repeats are whole numbers with commas between, such as 0,1,4,16; --each and --megabytes are positive"
-        )
+    if not all(part.isascii() and part.isdigit() for part in parts) or not 0 < arguments.megabytes < 1e5:
+        raise UserError("corpus plant: --repeats are whole numbers with commas between, such as 0,1,4,16; --megabytes is positive")
     canaries = make_canaries([int(part) for part in parts], each=arguments.each, seed=arguments.seed)
     size = plant(arguments.name, arguments.to, canaries, most_bytes=int(arguments.megabytes * 1e6), seed=arguments.seed)
     print(arguments.to / "text.jsonl")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.numbers import not_negative
+
 if TYPE_CHECKING:
     from scaling.config import RunConfig
     from scaling.corpus import Corpus
@@ -28,9 +30,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     made.add_argument("--on", metavar="RESULTS", type=Path, help="the sweep whose held-out text a Hugging Face folder is evaluated on")
     made.add_argument("--metrics", metavar="A,B", help="only these (default: all)")
     made.add_argument("--tasks", metavar="FILE.jsonl", type=Path, help="prompts with references of your own")
-    made.add_argument("--continuations", type=int, default=64, metavar="N", help="held-out texts to continue (default: 64; 0: none)")
+    made.add_argument(
+        "--continuations", type=not_negative, default=64, metavar="N", help="held-out texts to continue (default: 64)"
+    )
     made.add_argument("--strategy", choices=("greedy", "sample"), default="greedy", help="how answers are decoded (default: greedy)")
-    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--seed", type=not_negative, default=0)
     made.add_argument("--canaries", metavar="FILE", type=Path, help="exposure of planted secrets instead (docs/memorisation.md)")
     made.add_argument("--sheet", action="store_true", help="write a blind rating sheet of the two runs named by --run")
     made.add_argument("--ratings", metavar="CSV", type=Path, help="what a rating sheet gave: win rate with its interval")
@@ -126,9 +130,7 @@ def _chosen_runs(root: Path, resolved: "Resolved", run_ids: list[str] | None) ->
     results = {run.run_id: read_result(folder, run.run_id, files=False) for run in resolved.runs}
     done = [run for run in resolved.runs if (found := results[run.run_id]) and found["status"] == "done" and run.role != "tune"]
     if not done:
-        raise UserError(
-            f"{root}: no run is done here (results committed without run folders?); `scaling run {root / 'sweep.toml'}` trains them"
-        )
+        raise UserError(f"{root}: no trained run is here (tables without run folders?); `scaling run {root / 'sweep.toml'}` trains them")
     return done
 
 

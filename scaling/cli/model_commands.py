@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.numbers import not_negative, positive
+
 if TYPE_CHECKING:
     from scaling.decoding.strategies import Continuation, Strategy
 
@@ -32,29 +34,22 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--prompt", action="append", default=[], help="text to continue; may be given several times (a batch)")
     generate.add_argument("--prompts", metavar="FILE", type=Path, help="one prompt a line")
     generate.add_argument("--strategy", choices=STRATEGIES, default="sample")
-    generate.add_argument("--tokens", type=_whole, default=200, help="at most so many new tokens (default: 200)")
-    generate.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
+    generate.add_argument("--tokens", type=positive, default=200, help="at most so many new tokens (default: 200)")
+    generate.add_argument("--seed", type=not_negative, default=0, help="same seed, same text (default: 0)")
     generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times")
     generate.add_argument("--temperature", type=float, default=1.0, help="sample, rank: below 1 sharper, above 1 flatter")
-    generate.add_argument("--top-k", type=_whole, default=None, help="sample, rank: only the K likeliest tokens")
+    generate.add_argument("--top-k", type=positive, default=None, help="sample, rank: only the K likeliest tokens")
     generate.add_argument("--top-p", type=float, default=1.0, help="sample, rank: only the smallest set of tokens with this probability")
     generate.add_argument("--min-p", type=float, default=0.0, help="sample, rank: only tokens this likely relative to the likeliest")
-    generate.add_argument("--beams", type=_whole, default=4, help="beam: beginnings kept (default: 4)")
+    generate.add_argument("--beams", type=positive, default=4, help="beam: beginnings kept (default: 4)")
     generate.add_argument("--length-power", type=float, default=0.0, help="beam: scores are sum log p / length^POWER (default: 0)")
-    generate.add_argument("--candidates", type=_whole, default=8, help="rank: candidates drawn (default: 8)")
+    generate.add_argument("--candidates", type=positive, default=8, help="rank: candidates drawn (default: 8)")
     generate.add_argument("--length-normalised", action="store_true", help="rank: choose by the mean log p per token")
     generate.add_argument("--all", action="store_true", help="beam, rank: print the others too, with their log-probabilities")
     generate.add_argument("--json", action="store_true", help="for scripts: text, tokens, log-probabilities")
 
     export = add("export", export_command, "write a run as a Hugging Face folder (docs/huggingface.md)")
     export.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="a new folder")
-
-
-def _whole(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return value
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str]:
@@ -95,17 +90,16 @@ def generate_command(arguments: argparse.Namespace) -> int:
     model = open_model(arguments.model, arguments.run_id)
     print(f"{model.name}, {arguments.strategy}, seed {arguments.seed}", file=sys.stderr)
     streams = len(prompts) == 1 and arguments.strategy in ("greedy", "sample") and not arguments.json
+    before = list(prompts)
 
     def listen(_: int, text: str) -> None:
-        print(text, end="", flush=True)
+        print(before.pop() if before else "", text, sep="", end="", flush=True)
 
-    if streams:
-        print(prompts[0], end="", flush=True)
     found = generate(model, prompts, strategy, limits=limits, listen=listen if streams else None)
     if arguments.json:
         print(json.dumps([{"prompt": prompt, **_plain(one)} for prompt, one in zip(prompts, found, strict=True)], indent=1))
     elif streams:
-        print()
+        print(*before)
     else:
         for prompt, one in zip(prompts, found, strict=True):
             print(f"{prompt}{one.text}")
@@ -125,7 +119,7 @@ def export_command(arguments: argparse.Namespace) -> int:
     from scaling.byte_tokenizer import byte_tokenizer
     from scaling.cli.model_card import model_card
     from scaling.config import UserError
-    from scaling.huggingface import save_folder
+    from scaling.huggingface.writing import save_folder
     from scaling.language_model import open_model, read_json, tokenizer_file
     from scaling.record import read_resolved
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.numbers import positive
+
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
@@ -37,7 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     run = add("run", run_command, "train what is missing, then fit, plot and report; safe to interrupt and to repeat")
     for made in (plan, run):
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
-        made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
+        made.add_argument("--workers", type=positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
@@ -71,13 +73,6 @@ def program() -> str:
     if shutil.which("scaling") or not sys.argv[0].endswith("scaling"):
         return "scaling"
     return os.path.relpath(sys.argv[0])
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return value
 
 
 # ---------------------------------------------------------------- plan and run

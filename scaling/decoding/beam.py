@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from scaling.config import UserError
 from scaling.decoding.engine import Engine
 from scaling.decoding.strategies import Beam, Continuation, Ended, Limits
 from scaling.language_model import LanguageModel
@@ -32,8 +31,6 @@ def beam(model: LanguageModel, prompt: list[int], strategy: Beam, limits: Limits
     The search ends when no beginning that is still kept can beat the `width` best endings.
     """
     width, power = strategy.width, strategy.length_power
-    if width > 256:
-        raise UserError(f"beams = {width}: at most 256 beginnings are kept side by side; use a number such as 4")
     engine = Engine(model.config, model.parameters, [prompt] * width, new_tokens=limits.tokens)
     live = [_Hypothesis((), 0.0)] + [_Hypothesis((), -np.inf)] * (width - 1)  # all rows are alike at first: only one may branch
     endings: list[tuple[_Hypothesis, Ended]] = []
@@ -50,7 +47,7 @@ def beam(model: LanguageModel, prompt: list[int], strategy: Beam, limits: Limits
             elif len(kept) < width:
                 kept.append(grown)
                 parents.append(parent)
-        endings = sorted(endings, key=lambda found: -found[0].score(power))[: max(width, 1)]
+        endings = sorted(endings, key=lambda found: -found[0].score(power))[:width]
         if step == limits.tokens - 1 or not kept or _beaten(kept, endings, width=width, power=power, longest=limits.tokens):
             live = kept
             break

@@ -18,6 +18,7 @@ from scaling.text_codec import TextStream
 Ended = Literal["length", "stop", "end"]
 Listen = Callable[[int, str], None]
 """Called with (number of the prompt, text that follows), as text comes."""
+MOST_BEAMS, MOST_CANDIDATES = 256, 1000
 
 
 class Greedy(Struct, frozen=True, tag="greedy"):
@@ -41,12 +42,36 @@ class Rank(Struct, frozen=True, tag="rank"):
     sampling: Sampling = Sampling()
     length_normalised: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a choice among one, or too many for one batch.
+
+        Raises
+        ------
+        UserError
+            One line: the value, what is allowed.
+        """
+        if not 2 <= self.candidates <= MOST_CANDIDATES:
+            raise UserError(f"candidates = {self.candidates}: ranking chooses among 2 to {MOST_CANDIDATES}; use a number such as 8")
+
 
 class Beam(Struct, frozen=True, tag="beam"):
     """The `width` likeliest beginnings are kept; the best ending has the highest sum log p / length^`length_power`."""
 
     width: Positive = 4
     length_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no search.
+
+        Raises
+        ------
+        UserError
+            One line: the setting, its value, what is allowed.
+        """
+        if self.width > MOST_BEAMS:
+            raise UserError(f"beams = {self.width}: at most {MOST_BEAMS} beginnings are kept side by side; use a number such as 4")
+        if not 0 <= self.length_power <= 10:
+            raise UserError(f"length-power = {self.length_power:g} is none; use 0 (the likeliest text) to 1 (the likeliest per token)")
 
 
 Strategy = Greedy | Sample | Rank | Beam
@@ -154,8 +179,6 @@ def _grow(
 def _rank(model: LanguageModel, prompt: list[int], strategy: Rank, limits: Limits, number: int) -> Continuation:
     """Candidates of one prompt side by side, then one draw among them."""
     count = strategy.candidates
-    if not 2 <= count <= 1000:
-        raise UserError(f"candidates = {count}: ranking chooses among 2 to 1000 candidates; use a number such as 8")
     drawn = _grow(model, [prompt] * count, strategy.sampling, limits, first_row=number * count)
     chances = choice_probabilities(
         np.array([found.log_probability for found in drawn]),

@@ -1,6 +1,5 @@
 """Tasks: prompts with references, made from held-out text or read from a JSONL file, and what a model makes of them."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,12 +124,3 @@ def scores(exercises: Sequence[Exercise], items: Sequence[Item], metrics: Sequen
             for metric in TASK_METRICS[task]:
                 if metrics is None or metric in metrics:
                     yield TaskScore(task, domain, language, metric, METRICS[metric](group))
-
-
-def write_answers(path: Path, exercises: Sequence[Exercise], items: Sequence[Item]) -> None:
-    """Prompts, references and answers as JSON lines, for reading and for the rating sheet."""
-    lines = [
-        json.dumps({**msgspec.to_builtins(one), "answer": item.text}, ensure_ascii=False)
-        for one, item in zip(exercises, items, strict=True)
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
