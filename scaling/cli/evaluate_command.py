@@ -30,9 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     made.add_argument("--on", metavar="RESULTS", type=Path, help="the sweep whose held-out text a Hugging Face folder is evaluated on")
     made.add_argument("--metrics", metavar="A,B", help="only these (default: all)")
     made.add_argument("--tasks", metavar="FILE.jsonl", type=Path, help="prompts with references of your own")
-    made.add_argument(
-        "--continuations", type=not_negative, default=64, metavar="N", help="held-out texts to continue (default: 64)"
-    )
+    made.add_argument("--continuations", type=not_negative, default=64, metavar="N", help="held-out texts to continue (default: 64)")
     made.add_argument("--strategy", choices=("greedy", "sample"), default="greedy", help="how answers are decoded (default: greedy)")
     made.add_argument("--seed", type=not_negative, default=0)
     made.add_argument("--canaries", metavar="FILE", type=Path, help="exposure of planted secrets instead (docs/memorisation.md)")
