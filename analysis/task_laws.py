@@ -9,7 +9,7 @@ scored on runs that it has not seen: the hold-outs and the largest fitted N, by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -151,8 +151,8 @@ def read_evaluation(folder: Path) -> Frame:
     return table.merge(sizes, left_on="model", right_on="run_id", validate="many_to_one")
 
 
-def task_laws(folder: str | Path, *, law: str = "chinchilla", seed: int = 0) -> list[TaskLaw]:
-    """Both forms of every metric of a results folder, against loss and against compute."""
+def task_laws(folder: str | Path, *, law: str = "chinchilla", seed: int = 0, variables: Sequence[str] = ("loss", "flops")) -> list[TaskLaw]:
+    """Both forms of every metric of a results folder, against the loss and against compute."""
     root = Path(folder)
     table = read_evaluation(root)
     predicted, largest = _loss_without_largest(root, law)
@@ -160,7 +160,8 @@ def task_laws(folder: str | Path, *, law: str = "chinchilla", seed: int = 0) -> 
         one
         for (task, domain, metric), part in table.groupby(["task", "domain", "metric"], sort=False)
         if metric not in ("loss", "perplexity", "bits_per_byte")
-        for one in _laws_of(str(task), str(domain), str(metric), part, predicted, largest, seed)
+        for name in variables
+        for one in _laws_of(str(task), str(domain), str(metric), name, part, predicted, largest, seed)
     ]
 
 
@@ -175,7 +176,7 @@ def _loss_without_largest(root: Path, law: str) -> tuple[Callable[[Frame], np.nd
     return lambda frame: fitted.predict(N=frame["N"].to_numpy(), D=frame["D"].to_numpy()), largest
 
 
-def _laws_of(task: str, domain: str, metric: str, part: Frame, predicted: Any, largest: float, seed: int) -> Iterator[TaskLaw]:
+def _laws_of(task: str, domain: str, metric: str, name: str, part: Frame, predicted: Any, largest: float, seed: int) -> Iterator[TaskLaw]:
     held = (part["N"] >= largest * (1 - 1e-9)).to_numpy()
     fitted = (part["role"] != "holdout").to_numpy()
     all_y = part["value"].to_numpy(np.float64)
@@ -183,27 +184,26 @@ def _laws_of(task: str, domain: str, metric: str, part: Frame, predicted: Any, l
     if len(y) < FEWEST or y.std() == 0:
         return
     trunks, index = np.unique(part["trunk_id"][fitted], return_inverse=True)
-    for name in ("loss", "flops"):
-        for form in forms_of(metric):
-            all_x = _variable(name, form, part[name].to_numpy(np.float64))
-            x = all_x[fitted]
-            values = fit_form(form, x, y)
-            rng, draws = np.random.default_rng(seed), []
-            for _ in range(DRAWS):
-                weights = np.bincount(rng.integers(0, len(trunks), len(trunks)), minlength=len(trunks))[index]
-                rows = np.repeat(np.arange(len(y)), weights)
-                draws.append(fit_form(form, x[rows], y[rows], values))
-            residual = y - form.curve(x, *values)
-            error = two_step = math.nan
-            if held.any() and (~held).sum() >= FEWEST:
-                without = fit_form(form, all_x[~held], all_y[~held])
-                error = float(np.abs(form.curve(all_x[held], *without) - all_y[held]).mean())
-                if predicted is not None and name == "loss":
-                    two_step = float(np.abs(form.curve(predicted(part[held]), *without) - all_y[held]).mean())
-            yield TaskLaw(
-                task, domain, metric, name, form, values, np.array(draws), len(y), float(np.sqrt(np.mean(residual**2))),
-                float(1 - residual.var() / y.var()), error, two_step, int(held.sum()),
-            )  # fmt: skip
+    for form in forms_of(metric):
+        all_x = _variable(name, form, part[name].to_numpy(np.float64))
+        x = all_x[fitted]
+        values = fit_form(form, x, y)
+        rng, draws = np.random.default_rng(seed), []
+        for _ in range(DRAWS):
+            weights = np.bincount(rng.integers(0, len(trunks), len(trunks)), minlength=len(trunks))[index]
+            rows = np.repeat(np.arange(len(y)), weights)
+            draws.append(fit_form(form, x[rows], y[rows], values))
+        residual = y - form.curve(x, *values)
+        error = two_step = math.nan
+        if held.any() and (~held).sum() >= FEWEST:
+            without = fit_form(form, all_x[~held], all_y[~held])
+            error = float(np.abs(form.curve(all_x[held], *without) - all_y[held]).mean())
+            if predicted is not None and name == "loss":
+                two_step = float(np.abs(form.curve(predicted(part[held]), *without) - all_y[held]).mean())
+        yield TaskLaw(
+            task, domain, metric, name, form, values, np.array(draws), len(y), float(np.sqrt(np.mean(residual**2))),
+            float(1 - residual.var() / y.var()), error, two_step, int(held.sum()),
+        )  # fmt: skip
 
 
 def chosen(laws: list[TaskLaw]) -> dict[tuple[str, str, str, str], TaskLaw]:

@@ -1,6 +1,7 @@
 """Metrics against the libraries' published examples and hand arithmetic; held-out scores against the training's own; task laws from a known one."""
 
 import csv
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import write_results
+from synthetic import true_loss, write_results
 
 from analysis.task_laws import write_task_laws
 from scaling.byte_tokenizer import byte_tokenizer
@@ -46,6 +47,22 @@ def test_rouge_by_hand():
     assert METRICS["rouge1"](one).value == pytest.approx(12 / 17)  # 6 words of 8 and 9
     assert METRICS["rouge2"](one).value == pytest.approx(4 / 15)  # the quick, quick brown
     assert METRICS["rougeL"](one).value == pytest.approx(10 / 17)  # the quick brown jumps the
+
+
+def test_rouge_is_what_its_authors_took_from_rouge_155():
+    """google-research/rouge, rouge_scorer_test.py."""
+    pytest.importorskip("rouge_score", reason="make extras")
+    assert METRICS["rouge1"]([Item("testing", ("testing one two",))]).value == pytest.approx(1 / 2)
+    for text in ("testing one", "testing two"):
+        assert METRICS["rougeL"]([Item(text, ("testing one two",))]).value == pytest.approx(4 / 5)
+    assert METRICS["rouge2"]([Item("testing one", ("testing one two",))]).value == pytest.approx(2 / 3)
+
+
+def test_a_missing_extra_gets_one_line(finished_tiny, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "sacrebleu" else find(name, *rest))
+    assert main(["evaluate", str(finished_tiny), "--metrics", "bleu", "--continuations", "2"]) == 2
+    assert "bleu needs the package sacrebleu: pip install 'scaling-harness[evaluate]'" in capsys.readouterr().err
 
 
 def test_answers_are_compared_as_squad_does():
@@ -145,6 +162,7 @@ def test_the_command_writes_the_table_and_the_sheet_comes_back(finished_tiny, tm
     assert main(["evaluate", root, "--ratings", str(ratings)]) == 0
     out = capsys.readouterr().out
     assert "0.8125" in out and "0.125" in out  # 6.5 of 8; sign test of 6 to 1
+    assert pd.read_csv(finished_tiny / "ratings" / "win-rate-ratings.csv")["rate"].tolist() == [0.8125]
     assert main(["evaluate", root, "--metrics", "beauty"]) == 2 and "allowed: loss, perplexity" in capsys.readouterr().err
 
 
@@ -154,7 +172,7 @@ def test_intervals_of_win_rates_are_published_ones():
     assert sign_test(5, 5) == 1.0 and sign_test(6, 1) == pytest.approx(0.125)
 
 
-def test_task_laws_find_the_curve_that_made_the_metric(tmp_path):
+def test_task_laws_find_the_curve_that_made_the_metric(tmp_path, capsys):
     root = write_results(tmp_path / "results")
     runs = pd.read_csv(root / "runs.csv").query("status == 'done'")
     rng = np.random.default_rng(0)
@@ -182,6 +200,14 @@ def test_task_laws_find_the_curve_that_made_the_metric(tmp_path):
         ] + 0.02 * abs(truth), key
     assert (chosen["largest_out_error"] < [0.02 * 0.9 if metric == "accuracy" else 0.02 * 40 for metric in chosen["metric"]]).all()
     assert chosen["two_step_error"].notna().all() and (chosen["n_runs"] == 32).all()
+    assert main(["predict", str(root), "--params", "500k", "--tokens", "5M", "--bootstrap", "100", "--tasks", "--format", "json"]) == 0
+    (there,) = json.loads(capsys.readouterr().out)
+    truth = {"accuracy": 1 / (1 + math.exp(4.0 * (true_loss(5e5, 5e6) - 1.5))), "chrf": 40.0 * true_loss(5e5, 5e6) ** -2}
+    for metric, value in truth.items():
+        assert there[f"made_up_{metric}"] == pytest.approx(value, rel=0.02), metric
+        assert there[f"made_up_{metric}_ci_low"] < there[f"made_up_{metric}"] < there[f"made_up_{metric}_ci_high"]
+    assert main(["predict", "hoffmann2022", "--params", "1B", "--tokens", "20B", "--tasks"]) == 2
+    assert "--tasks needs a results folder" in capsys.readouterr().err
 
 
 def test_exercise_defaults_are_a_continuation():

@@ -213,13 +213,14 @@ def _exercises(arguments: argparse.Namespace, resolved: "Resolved", run: "RunCon
 
 
 def _task_rows(arguments: argparse.Namespace, model: "LanguageModel", resolved: "Resolved", run: "RunConfig", metrics, *, source: str):
-    from scaling.evaluation.metrics import METRICS
+    from scaling.evaluation.metrics import METRICS, TASK_METRICS, need_libraries
     from scaling.evaluation.table import task_rows
     from scaling.evaluation.tasks import answers, scores
 
     exercises = _exercises(arguments, resolved, run)
     if not exercises or (metrics is not None and not set(metrics) & set(METRICS)):
         return []
+    need_libraries(name for task in {one.task for one in exercises} for name in TASK_METRICS[task] if metrics is None or name in metrics)
     items = answers(model, exercises, _strategy(arguments), seed=arguments.seed)
     return task_rows(model.name, source, scores(exercises, items, metrics), strategy=arguments.strategy, seed=arguments.seed)
 
@@ -258,14 +259,19 @@ def _write_sheet(arguments: argparse.Namespace, root: Path, resolved: "Resolved"
 
 
 def _print_win_rate(arguments: argparse.Namespace) -> int:
-    """Print how often the first run was preferred, with the interval."""
+    """Print how often the first run was preferred, with the interval, and keep it as CSV."""
     import pandas as pd
 
     from analysis.query import render
     from scaling.evaluation.ratings import win_rate
+    from scaling.record import write_atomic
 
-    found = win_rate(arguments.ratings, arguments.model / "ratings")
-    sys.stdout.write(render(pd.DataFrame([dataclasses.asdict(found)]), "table"))
+    folder = arguments.model / "ratings"
+    table = pd.DataFrame([dataclasses.asdict(win_rate(arguments.ratings, folder))])
+    path = folder / f"win-rate-{arguments.ratings.stem}.csv"
+    write_atomic(path, table.to_csv(index=False).encode())
+    sys.stdout.write(render(table, "table"))
+    print(f"in {path}", file=sys.stderr)
     return 0
 
 

@@ -4,12 +4,12 @@ Every score is 0 to 1 but BLEU and chrF, 0 to 100 as they are published. A `Scor
 for the corpus scores BLEU and chrF from sacrebleu's bootstrap.
 """
 
-import importlib
+import importlib.util
 import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,8 @@ BOOTSTRAPS = 200
 
 
 def _sacrebleu(name: str, items: Sequence[Item]) -> Score:
-    metrics = _library("sacrebleu.metrics", "sacrebleu")
+    from sacrebleu import metrics
+
     most = max(len(item.references) for item in items)
     references = [[item.references[index] if index < len(item.references) else None for item in items] for index in range(most)]
     metric = getattr(metrics, name)()
@@ -62,20 +63,31 @@ def _sacrebleu(name: str, items: Sequence[Item]) -> Score:
     return Score(float(score.score), half_width / 1.96 if half_width >= 0 and len(items) > 1 else float("nan"), len(items))
 
 
-def _library(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(
-            f"this metric needs the package {package}: pip install 'scaling-harness[evaluate]', or leave it out of --metrics"
-        ) from None
+LIBRARIES = dict.fromkeys(("bleu", "chrf"), "sacrebleu") | dict.fromkeys(("rouge1", "rouge2", "rougeL"), "rouge_score")
+
+
+def need_libraries(metrics: Iterable[str]) -> None:
+    """Refuse metrics whose package is missing, before any work is done.
+
+    Raises
+    ------
+    UserError
+        One line: the metric, the package, how to install it.
+    """
+    for name in metrics:
+        if name in LIBRARIES and importlib.util.find_spec(LIBRARIES[name]) is None:
+            raise UserError(
+                f"{name} needs the package {LIBRARIES[name]}: pip install 'scaling-harness[evaluate]', or leave it out of --metrics"
+            )
 
 
 # ---------------------------------------------------------------- means over items
 
 
 def _rouge(kind: str, items: Sequence[Item]) -> Score:
-    scorer = _library("rouge_score.rouge_scorer", "rouge-score").RougeScorer([kind], use_stemmer=False)
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([kind], use_stemmer=False)
     return mean_score([max(scorer.score(reference, item.text)[kind].fmeasure for reference in item.references) for item in items])
 
 
