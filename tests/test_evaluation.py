@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from synthetic import true_loss, write_results
 
+from analysis import fit, read_runs
+from analysis.model_points import models_figure
 from analysis.task_laws import write_task_laws
 from scaling.byte_tokenizer import byte_tokenizer
 from scaling.cli.main import main
@@ -138,10 +140,10 @@ def test_bad_exercises_get_one_line(tmp_path, capsys, finished_tiny, line, words
 def test_the_command_writes_the_table_and_the_sheet_comes_back(finished_tiny, tmp_path, capsys):
     root = str(finished_tiny)
     assert main(["evaluate", root, "--metrics", "accuracy,perplexity,repetition_4", "--continuations", "6"]) == 0
-    table = pd.read_csv(finished_tiny / "evaluation.csv")
+    table = pd.read_csv(finished_tiny / "evaluation.csv").query("source == 'run'")
     assert len(table) == 2 * 3 and set(table["metric"]) == {"accuracy", "perplexity", "repetition_4"}
     assert main(["evaluate", root, "--metrics", "accuracy", "--continuations", "0"]) == 0
-    again = pd.read_csv(finished_tiny / "evaluation.csv")
+    again = pd.read_csv(finished_tiny / "evaluation.csv").query("source == 'run'")
     assert len(again) == 6 and sorted(again["value"]) == sorted(table["value"])
     names = list(dict.fromkeys(table["model"]))
     capsys.readouterr()
@@ -164,6 +166,36 @@ def test_the_command_writes_the_table_and_the_sheet_comes_back(finished_tiny, tm
     assert "0.8125" in out and "0.125" in out  # 6.5 of 8; sign test of 6 to 1
     assert pd.read_csv(finished_tiny / "ratings" / "win-rate-ratings.csv")["rate"].tolist() == [0.8125]
     assert main(["evaluate", root, "--metrics", "beauty"]) == 2 and "allowed: loss, perplexity" in capsys.readouterr().err
+
+
+def test_a_folder_stands_beside_the_runs_on_their_text(finished_tiny, tmp_path, capsys):
+    out, root = str(tmp_path / "other"), str(finished_tiny)
+    run = open_model(finished_tiny)
+    save_folder(run, tmp_path / "other", tokenizer=byte_tokenizer(), card="")
+    assert main(["evaluate", out, "--on", root, "--metrics", "loss,accuracy", "--continuations", "0"]) == 0
+    assert "no picture beside the law" in capsys.readouterr().err  # two runs are too few for a law
+    rows = pd.read_csv(finished_tiny / "evaluation.csv").query("source == 'folder'")
+    assert list(rows["metric"]) == ["loss", "accuracy"] and set(rows["model"]) == {"other"}
+    (model,) = pd.read_csv(finished_tiny / "models.csv").to_dict("records")
+    assert model["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
+    for arguments, words in [
+        ([out], "--on results/NAME"),
+        ([root, "--on", root], "--on is for a Hugging Face folder"),
+        ([str(finished_tiny / "runs"), "--on", root], "neither a sweep's results folder"),
+        ([root, "--sheet"], "--sheet compares two runs"),
+        ([root, "--ratings", str(tmp_path / "none.csv")], "not readable as CSV"),
+    ]:
+        assert main(["evaluate", *arguments]) == 2 and words in capsys.readouterr().err
+
+
+def test_the_picture_of_the_law_has_the_other_models_in_it(tmp_path):
+    root = write_results(tmp_path / "results")
+    pd.DataFrame([{"model": "theirs", "params_non_embedding": 3e5, "params_total": 4e5, "loss": 1.4, "loss_se": 0.02}]).to_csv(
+        root / "models.csv", index=False
+    )
+    (ax, *_) = models_figure(fit("chinchilla", read_runs(root)), root).axes
+    assert "theirs" in [text.get_text().strip() for text in ax.texts]
+    assert any(np.allclose(line.get_xydata(), [[3e5, 1.4]]) for line in ax.lines)
 
 
 def test_intervals_of_win_rates_are_published_ones():

@@ -319,10 +319,13 @@ def status_command(arguments: argparse.Namespace) -> int:
     """One line a run that is not done, and the totals; or all runs as JSON; or the live view first."""
     from collections import Counter
 
+    from scaling.config import UserError
     from scaling.record import Folder, read_resolved
     from scaling.tables import run_rows
 
     resolved = read_resolved(arguments.results)
+    if arguments.run_id and not arguments.provenance:
+        raise UserError("status --run names a run for --provenance; add it")
     if arguments.provenance:
         from scaling.cli.provenance import describe, provenance
 
