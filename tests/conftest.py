@@ -1,6 +1,7 @@
 """Environment of the tests: one-thread CPU workers' settings, a cache of its own, strict JAX."""
 
 import os
+import shutil
 import tempfile
 
 CACHE = tempfile.mkdtemp(prefix="scaling-tests-")
@@ -14,7 +15,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["MPLBACKEND"] = "agg"
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -81,3 +84,16 @@ def finished_tiny(tmp_path_factory, text_folder) -> Path:
     command = [sys.executable, "-m", "scaling.cli.main", "run", str(folder / "tiny.toml"), "--results", str(folder), "--workers", "1"]
     subprocess.run(command, check=True, capture_output=True, timeout=250)
     return folder / "tiny"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; tests that ask for it are skipped where there is none."""
+    sync = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; `make browser` installs it and a browser")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).is_file():
+            pytest.skip("no Chromium or Chrome found; `make browser` installs one")
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()

@@ -18,7 +18,7 @@ from scaling.byte_tokenizer import byte_tokenizer
 from scaling.cli.main import main
 from scaling.evaluation.held_out import foreign_scores, held_out_scores, windows_by_domain
 from scaling.evaluation.metrics import METRICS, Item, distinct, exact_match, mean_score, normalised_answer, token_f1
-from scaling.evaluation.ratings import sign_test, wilson_interval
+from scaling.evaluation.ratings import sign_test, wilson_interval, win_rate, write_sheet
 from scaling.evaluation.tasks import Exercise, answers, read_exercises, scores
 from scaling.huggingface.reading import load_folder
 from scaling.huggingface.writing import save_folder
@@ -166,6 +166,27 @@ def test_the_command_writes_the_table_and_the_sheet_comes_back(finished_tiny, tm
     assert "0.8125" in out and "0.125" in out  # 6.5 of 8; sign test of 6 to 1
     assert pd.read_csv(finished_tiny / "ratings" / "win-rate-ratings.csv")["rate"].tolist() == [0.8125]
     assert main(["evaluate", root, "--metrics", "beauty"]) == 2 and "allowed: loss, perplexity" in capsys.readouterr().err
+
+
+def test_the_sheet_in_a_browser_hides_who_is_who_and_saves_the_choices(chromium, tmp_path):
+    answers = [("<b>one</b>", "two"), ("three", "four"), ("five", "six")]
+    sheet = write_sheet(tmp_path, names=("first", "second"), prompts=["a\n<i>", "b", "c"], answers=answers, seed=1)
+    page, problems, fetched = chromium.new_page(), [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: fetched.append(request.url))
+    page.goto(sheet.as_uri())
+    assert sorted(page.locator(".pair pre").all_text_contents()) == sorted(text for pair in answers for text in pair)
+    page.locator("#rater").fill('A "B", C')
+    for item, (one, _) in enumerate(answers[:2]):  # the first model is better; the last item is left open
+        left = page.locator("fieldset").nth(item).locator(".pair pre").first.text_content() == one
+        page.locator(f'input[name="i{item}"][value="{"left" if left else "right"}"]').check()
+    assert page.locator("#left").text_content() == "1 not rated yet"
+    with page.expect_download() as waiting:
+        page.locator("#save").click()
+    waiting.value.save_as(tmp_path / "ratings.csv")
+    found = win_rate(tmp_path / "ratings.csv", tmp_path)
+    assert (found.first, found.wins, found.losses, found.ties) == ("first", 2, 0, 0)
+    assert not problems and all(url.startswith(("file:", "blob:")) for url in fetched)
 
 
 def test_a_folder_stands_beside_the_runs_on_their_text(finished_tiny, tmp_path, capsys):
