@@ -5,24 +5,25 @@ import os
 import re
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_weights import random_model
 from safetensors.numpy import load_file
 
-from scaling.architectures import architecture_of
 from scaling.byte_tokenizer import byte_tokenizer
 from scaling.cli.main import main
 from scaling.config import ModelConfig, UserError
-from scaling.decoder import decoder_config, forward, from_transformer
+from scaling.decoder import forward
 from scaling.decoding.sampling import Sampling, filtered, settings
 from scaling.decoding.strategies import Beam, Greedy, Limits, generate
 from scaling.huggingface.reading import load_folder
 from scaling.huggingface.writing import save_folder
-from scaling.language_model import LanguageModel, open_model
+from scaling.language_model import open_model
 from scaling.text_codec import make_codec
 
 KINDS = {"transformer": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
@@ -31,19 +32,17 @@ TEXTS = ["def f(x):\n    return x\n", "naïve – 你好 🙂 <|end|>", " a  b\t
 HF_PYTHON = Path(__file__).parent.parent / ".venv-hf" / "bin" / "python"
 
 
-def random_model(kind):
-    """A model of a kind with weights away from their (partly zero) start."""
+@cache
+def our_model(kind):
     shape = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_ff=48, vocab_size=256, sequence_length=64, kind=kind)
-    weights = architecture_of(shape).initial_parameters(shape, 0)
-    leaves, tree = jax.tree.flatten(weights)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    weights = jax.tree.unflatten(tree, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
-    config = decoder_config(shape)
-    return LanguageModel(kind, config, from_transformer(config, weights) if kind == "transformer" else weights, make_codec("bytes"))
+    return random_model(shape, make_codec("bytes"))[0]
+
+
+_forward = jax.jit(forward, static_argnums=0)
 
 
 def logits_of(model, tokens):
-    return np.asarray(jax.jit(lambda t: forward(model.config, model.parameters, t)[0])(jnp.asarray(tokens)))
+    return np.asarray(_forward(model.config, model.parameters, jnp.asarray(tokens))[0])
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +50,14 @@ def folders(tmp_path_factory):
     """A folder of each kind that we write."""
     work = tmp_path_factory.mktemp("hf")
     for kind in KINDS:
-        save_folder(random_model(kind), work / f"our_{kind}", tokenizer=byte_tokenizer(), card="# card\n")
+        save_folder(our_model(kind), work / f"our_{kind}", tokenizer=byte_tokenizer(), card="# card\n")
     (work / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
     return work
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_read_back(folders, kind):
-    ours, back = random_model(kind), load_folder(folders / f"our_{kind}")
+    ours, back = our_model(kind), load_folder(folders / f"our_{kind}")
     tokens = np.random.default_rng(0).integers(1, 256, (2, 64))
     np.testing.assert_allclose(logits_of(back, tokens), logits_of(ours, tokens), atol=1e-5)
     assert (
@@ -160,7 +159,7 @@ def test_transformers_agrees(folders, answers, name):
     questions, found = answers[0]["folders"][name], answers[1][name]
     model = load_folder(folders / name)
     if name.startswith("our_"):
-        ours = random_model(name.removeprefix("our_"))
+        ours = our_model(name.removeprefix("our_"))
         assert found["class"] == KINDS[ours.config.family]
         model = replace(ours, codec=model.codec)
     theirs = np.load(folders / f"{name}.logits.npy")
