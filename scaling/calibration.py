@@ -24,7 +24,7 @@ from scaling.timings import Timings
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
-_COMPILED_CODE = ("environment", "evaluate", "fast", "model", "optimizer", "train")
+_COMPILED_CODE = ("environment", "evaluate", "fast", "model", "optimizer", "program")
 _TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
 """Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
 _TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0

@@ -20,7 +20,7 @@ from scaling.corpus import Corpus
 from scaling.mixture import training_windows
 from scaling.model import Transformer, rms_norm
 from scaling.plan import resolve
-from scaling.train import LOG_EVERY, program_of, rates_of, schedule_of
+from scaling.program import LOG_EVERY, program_of, rates_of, schedule_of
 
 PARTS = ("embedding", "attention", "mlp", "residual stream", "logits")
 

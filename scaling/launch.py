@@ -60,7 +60,8 @@ def work(
     """
     stopwatch = stopwatch or Stopwatch()
     from scaling.corpus import load
-    from scaling.train import Trainer, compile_ahead, count_compiled
+    from scaling.program import compile_ahead, count_compiled
+    from scaling.train import Trainer
 
     count_compiled(stopwatch)
     folder = Folder(root)

@@ -34,12 +34,12 @@ def main() -> None:
     be_a_worker(cpu=job.cpu, dies_with_stdin=False)
     import jax
 
-    import scaling.train
+    import scaling.program
 
     jax.devices()
     start_up = time.monotonic() - job.began
     stopwatch = Stopwatch()
-    scaling.train.count_compiled(stopwatch)
+    scaling.program.count_compiled(stopwatch)
     shapes = tuple(_measure_shape(config, stopwatch) for config in job.configs)
     sys.stdout.buffer.write(msgspec.json.encode(Calibration(shapes=shapes, start_up=start_up)))
 
@@ -48,7 +48,7 @@ def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
     import jax
 
     from scaling.evaluate import EVALUATION_BATCH, window_losses
-    from scaling.train import LOG_EVERY, compile_ahead, program_of, rates_of, schedule_of
+    from scaling.program import LOG_EVERY, compile_ahead, program_of, rates_of, schedule_of
 
     stopwatch.lap()
     compile_ahead(config)

@@ -9,6 +9,7 @@ import msgspec
 
 from scaling.config import (
     DataGrid,
+    Devices,
     Evaluation,
     FitOptions,
     Holdout,
@@ -133,6 +134,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.holdout": Holdout,
     "$.fit": FitOptions,
     "$.records": Records,
+    "$.devices": Devices,
 }
 
 

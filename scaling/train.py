@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,84 +17,23 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-import optax
-from jax import lax
 
 from scaling.accounting import training_flops_per_token
-from scaling.architectures import architecture_of
 from scaling.checkpoint import decode_tree, encode_tree, restore_tree
 from scaling.claim import Claim, owned
-from scaling.config import ModelConfig, OptimizerConfig, Precision, RunConfig, TrunkConfig
+from scaling.config import RunConfig, TrunkConfig
 from scaling.corpus import Corpus
 from scaling.environment import environment
 from scaling.evaluate import compile_evaluation, held_out_losses
 from scaling.forecasts import forecast_hash
 from scaling.mixture import training_windows
-from scaling.optimizer import make_optimizer, rate_multiplier
 from scaling.plan import Trunk
+from scaling.program import LOG_EVERY, NEVER, State, compile_training, multiplier_at, program_of, rates_of, schedule_of
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
 from scaling.timings import Stopwatch
 from scaling.tokenizer import token_dtype
 
-LOG_EVERY = 50
-"""Steps per segment: one call of the compiled program, one logged point."""
-
-_NEVER = (1e9, 2e9)  # cooldown bounds of the trunk itself
-
-State = dict[str, Any]
 Point = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Program:
-    """Compiled functions for one shape; shared by all runs that have it."""
-
-    start: Callable[[int], State]
-    advance: Callable[..., tuple[State, jax.Array, jax.Array]]
-    advance_population: Callable[..., tuple[State, jax.Array, jax.Array]]
-    """`advance` of several members at once: state, windows, rates and schedule have a first axis for them."""
-
-
-@lru_cache(maxsize=4)
-def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision = "float32") -> Program:
-    """Build the training program of a shape. Rates and schedule are arguments of the program, not part of it."""
-    transform, architecture = make_optimizer(optimizer, precision), architecture_of(model, precision)
-
-    def start(seed: int) -> State:
-        parameters = architecture.initial_parameters(model, seed)
-        state = {"parameters": parameters, "optimizer": jax.jit(transform.init)(parameters)}
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)  # no weak types: they would compile `advance` twice
-
-    def one_step(step, first, state, windows, rates, schedule):
-        batch = lax.dynamic_index_in_dim(windows, step - first, keepdims=False).astype(jnp.int32)
-        loss, gradients = jax.value_and_grad(lambda p: architecture.mean_loss(model, p, batch))(state["parameters"])
-        directions, optimizer_state = transform.update(gradients, state["optimizer"], state["parameters"])
-        multiplier = rate_multiplier(step.astype(jnp.float32), **schedule)
-
-        def new_value(path, value, direction):
-            group = architecture.group_of(str(path[-1].key))
-            decay = rates["weight_decay"] * value if group == "matrix" else 0.0
-            return value - multiplier * rates[group] * (direction + decay)
-
-        parameters = jax.tree_util.tree_map_with_path(new_value, state["parameters"], directions)
-        return {"parameters": parameters, "optimizer": optimizer_state}, loss, gradients
-
-    def advance(state, first, stop, windows, rates, schedule):
-        """Steps `first` to `stop` (exclusive); losses (LOG_EVERY,) filled from the front, and the last gradient norm."""
-
-        def body(step, carry):
-            state, losses, _ = carry
-            state, loss, gradients = one_step(step, first, state, windows, rates, schedule)
-            return state, lax.dynamic_update_index_in_dim(losses, loss, step - first, 0), optax.tree.norm(gradients)
-
-        return lax.fori_loop(first, stop, body, (state, jnp.full((LOG_EVERY,), jnp.nan), jnp.float32(0)))
-
-    donated = () if precision == "float32" else (0,)  # on a GPU the new state takes the place of the old one
-    return Program(
-        start=start,
-        advance=jax.jit(advance, donate_argnums=donated),
-        advance_population=jax.jit(jax.vmap(advance, in_axes=(0, None, None, 0, 0, 0)), donate_argnums=donated),
-    )
 
 
 class Diverged(Exception):
@@ -184,7 +122,7 @@ class Trainer:
     def _trunk_to(self, branch_step: int, progress: Progress | None) -> Progress:
         if progress is None or progress.step > branch_step:
             progress = self._load("trunk", branch_step) or self._fresh()
-        progress = self._advance(progress, branch_step, cooldown=_NEVER, phase="trunk")
+        progress = self._advance(progress, branch_step, cooldown=NEVER, phase="trunk")
         self._save("trunk", progress)
         return progress
 
@@ -214,7 +152,7 @@ class Trainer:
                 self.stopwatch.steps += end - step
                 if not np.isfinite(losses).all():
                     raise Diverged(step + int(np.argmin(np.isfinite(losses))) + 1)
-                multiplier = _multiplier(np.float32(end - 1), schedule)
+                multiplier = multiplier_at(np.float32(end - 1), schedule)
                 point = {
                     "phase": "trunk" if phase == "trunk" else "cooldown",
                     "step": end,
@@ -351,80 +289,3 @@ class Trainer:
             doomed += branches + (states if self.keep == "none" else []) + list(folder.glob("attempt-*"))
         for path in doomed:
             remove(path)
-
-
-# ---------------------------------------------------------------- pieces
-
-
-def _shape_only(optimizer: OptimizerConfig) -> OptimizerConfig:
-    """The part of the optimizer that is compiled in: rates are arguments of the program."""
-    return OptimizerConfig(
-        learning_rate=0.0,
-        embedding_learning_rate=0.0,
-        head_learning_rate=0.0,
-        weight_decay=0.0,
-        momentum=optimizer.momentum,
-        beta1=optimizer.beta1,
-        beta2=optimizer.beta2,
-        kind=optimizer.kind,
-        options=optimizer.options,
-    )
-
-
-@jax.jit
-def _multiplier(step, schedule):
-    return rate_multiplier(step, **schedule)
-
-
-def program_of(config: TrunkConfig) -> Program:
-    """The program of a trunk; trunks that differ in rates, schedule or seeds share it."""
-    return program(config.model, _shape_only(config.optimizer), config.precision)
-
-
-def rates_of(config: TrunkConfig) -> dict[str, np.float32]:
-    """Rates by parameter group, as arguments of the program."""
-    o = config.optimizer
-    rates = {"matrix": o.learning_rate, "embedding": o.embedding_learning_rate, "head": o.head_learning_rate}
-    return {name: np.float32(value) for name, value in {**rates, "weight_decay": o.weight_decay}.items()}
-
-
-def schedule_of(config: TrunkConfig, cooldown: tuple[float, float] = _NEVER) -> dict[str, np.float32]:
-    """Arguments of `rate_multiplier` beside the step."""
-    values = {
-        "batch_tokens": config.data.batch_tokens,
-        "warmup_steps": config.schedule.warmup_steps,
-        "decay_power": config.schedule.decay_power,
-        "decay_from_tokens": config.schedule.decay_from_tokens,
-        "cooldown_start": cooldown[0],
-        "cooldown_end": cooldown[1],
-        "cosine": config.schedule.shape == "cosine",
-        "linear": config.schedule.shape == "linear",
-        "total_steps": config.schedule.total_steps,
-        "final_rate": config.schedule.final_rate,
-    }
-    return {name: np.float32(value) for name, value in values.items()}
-
-
-def compile_ahead(config: TrunkConfig) -> None:
-    """Compile what a trunk runs, or fetch it from the shared cache."""
-    compile_training(config)
-    compile_evaluation(config.model, config.precision)
-
-
-def count_compiled(stopwatch: Stopwatch) -> None:
-    """Count in `stopwatch` every program that is compiled from now on (and not found in the shared cache)."""
-
-    def note(event: str, **_: str | int) -> None:
-        if event == "/jax/compilation_cache/cache_misses":
-            stopwatch.compiled += 1
-
-    jax.monitoring.register_event_listener(note)
-
-
-def compile_training(config: TrunkConfig) -> None:
-    """Compile the program of a trunk by training no step with it, so that the first step finds it ready."""
-    compiled, length = program_of(config), config.model.sequence_length
-    windows = np.zeros((LOG_EVERY, config.data.batch_tokens // length, length + 1), token_dtype(config.model.vocab_size))
-    schedule = schedule_of(config)
-    jax.block_until_ready(compiled.advance(compiled.start(config.seed_init), 0, 0, windows, rates_of(config), schedule))
-    _multiplier(np.float32(0), schedule)

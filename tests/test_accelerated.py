@@ -8,7 +8,7 @@ import pytest
 from scaling import accelerated, model
 from scaling.architectures import architecture_of
 from scaling.config import ModelConfig, OptimizerConfig
-from scaling.train import LOG_EVERY, program
+from scaling.program import LOG_EVERY, program
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_ff=128, vocab_size=300, sequence_length=32)
 OPTIMIZER = OptimizerConfig(
@@ -62,7 +62,7 @@ def test_a_population_trains_like_its_members_and_a_diverging_one_harms_no_other
     compiled, windows, rates = _members(3, [0.02, np.nan, 0.005])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(compiled.start(seed) for seed in range(3)))
     members = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *rates), jax.tree.map(lambda leaf: jnp.full(3, leaf), schedule)]
-    _, together, _ = compiled.advance_population(stacked, 0, steps, windows, *members)
+    _, together, _ = compiled.advance_population(stacked, np.zeros(3, np.int32), np.full(3, steps), windows, *members)
     for member in (0, 2):
         _, alone, _ = compiled.advance(compiled.start(member), 0, steps, windows[member], rates[member], schedule)
         assert np.isfinite(np.asarray(together)[member, :steps]).all()
