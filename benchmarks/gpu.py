@@ -90,11 +90,11 @@ def model_part(d_model: int, n_layers: int, n_heads: int, batch: int, steps: int
     import numpy as np
 
     from scaling.accounting import count_parameters, training_flops_per_token
-    from scaling.program import LOG_EVERY, shape_only, program
+    from scaling.program import LOG_EVERY, program
 
     model = shape(d_model, n_layers, n_heads, vocab=VOCAB, length=LENGTH)
     optimizer, rates, schedule = optimizer_and_rates(model)
-    compiled = program(model, shape_only(optimizer), "bfloat16")
+    compiled = program(model, optimizer.without_rates, "bfloat16")
     windows = np.random.default_rng(0).integers(0, VOCAB, (LOG_EVERY, batch, LENGTH + 1)).astype(np.uint16)
     state = compiled.start(0)
 
@@ -120,11 +120,11 @@ def population_part(d_model: int, n_layers: int, n_heads: int, members: int, ste
     import jax.numpy as jnp
     import numpy as np
 
-    from scaling.program import LOG_EVERY, shape_only, program
+    from scaling.program import LOG_EVERY, program
 
     model = shape(d_model, n_layers, n_heads, vocab=POPULATION_VOCAB, length=POPULATION_LENGTH)
     optimizer, rates, schedule = optimizer_and_rates(model)
-    compiled = program(model, shape_only(optimizer), "bfloat16")
+    compiled = program(model, optimizer.without_rates, "bfloat16")
     random = np.random.default_rng(0)
     size = (members, LOG_EVERY, POPULATION_BATCH, POPULATION_LENGTH + 1)
     windows = random.integers(0, POPULATION_VOCAB, size).astype(np.uint8)

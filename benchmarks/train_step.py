@@ -34,7 +34,7 @@ from scaling.config import ModelConfig, Training  # noqa: E402
 from scaling.model import initial_parameters  # noqa: E402
 from scaling.optimizer import rate_multiplier  # noqa: E402
 from scaling.plan import optimizer_of  # noqa: E402
-from scaling.program import LOG_EVERY, shape_only, program  # noqa: E402
+from scaling.program import LOG_EVERY, program  # noqa: E402
 
 SIZES = ((16, 2, 2), (32, 2, 4), (64, 3, 4), (128, 4, 4), (144, 4, 6), (192, 5, 6), (256, 6, 8))
 """(d_model, layers, heads): six sizes from 6k to 4.7M non-embedding parameters, and one of 1.0M for the share of peak."""
@@ -65,7 +65,7 @@ class Ours:
     """The training program of a shape on random tokens."""
 
     def __init__(self, model: ModelConfig, *, batch_tokens: int):
-        self.program = program(model, shape_only(optimizer_of(RECIPE, d_model=model.d_model)))
+        self.program = program(model, optimizer_of(RECIPE, d_model=model.d_model).without_rates)
         self.state = self.program.start(0)
         self.windows = np.random.default_rng(0).integers(0, VOCAB, (LOG_EVERY, batch_tokens // LENGTH, LENGTH + 1)).astype(np.uint8)
         self.rates = {name: np.float32(rate) for name, rate in {**rates_of(model), "weight_decay": 0.0}.items()}

@@ -213,6 +213,12 @@ class OptimizerConfig(Struct, frozen=True):
     kind: str = "muon"
     options: Options = ()
 
+    @property
+    def without_rates(self) -> "OptimizerConfig":
+        """The part of the optimizer that is compiled in: rates are arguments of the program."""
+        rates = dict.fromkeys(("learning_rate", "embedding_learning_rate", "head_learning_rate", "weight_decay"), 0.0)
+        return msgspec.structs.replace(self, **rates)
+
 
 class ScheduleConfig(Struct, frozen=True):
     """Rate multiplier: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power on a trunk.

@@ -13,16 +13,25 @@ from scaling.corpus import Corpus
 from scaling.tokenizer import token_dtype
 
 EVALUATION_BATCH = 8
-"""Windows a batch: 4 to 16 take the same time within noise, 64 takes a fifth more (LOG.md)."""
+"""Windows a batch on a CPU: 4 to 16 take the same time within noise, 64 takes a fifth more (LOG.md)."""
+
+ACCELERATOR_TOKENS = 16_384
+"""Tokens a batch on an accelerator, where a small batch leaves the device idle."""
+
+
+def evaluation_batch(model: ModelConfig) -> int:
+    """Windows a batch."""
+    if jax.default_backend() == "cpu":
+        return EVALUATION_BATCH
+    return max(EVALUATION_BATCH, ACCELERATOR_TOKENS // model.sequence_length)
 
 
 def window_losses(model: ModelConfig, parameters: dict, windows: np.ndarray, *, precision: Precision = "float32") -> np.ndarray:
     """Mean loss of each window (n, length + 1), nats per token; float64. Batch by batch, so that one program serves any number."""
-    count, length = len(windows), model.sequence_length
-    padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), token_dtype(model.vocab_size))
+    count, length, batch = len(windows), model.sequence_length, evaluation_batch(model)
+    padded = np.zeros((-(-count // batch) * batch, length + 1), token_dtype(model.vocab_size))
     padded[:count] = windows
-    batches = padded.reshape(-1, 1, EVALUATION_BATCH, length + 1)
-    losses = [architecture_of(model, precision).window_losses(model, parameters, batch) for batch in batches]
+    losses = [architecture_of(model, precision).window_losses(model, parameters, part) for part in padded.reshape(-1, 1, batch, length + 1)]
     return np.concatenate([np.asarray(loss)[0] for loss in losses])[:count].astype(np.float64)
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from scaling import claim as claims
 from scaling.config import ModelConfig
-from scaling.corpus import cache_folder
+from scaling.corpus import Corpus, cache_folder
+from scaling.devices import lane_key
 from scaling.environment import keep_freed_memory, worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, by_preference, group_trunks
@@ -59,14 +60,25 @@ def work(
     `stopwatch` began with the process, if that is known.
     """
     stopwatch = stopwatch or Stopwatch()
+    from scaling.batches import compile_ahead
     from scaling.corpus import load
-    from scaling.program import compile_ahead, count_compiled
+    from scaling.population import Population
+    from scaling.program import count_compiled
     from scaling.train import Trainer
 
     count_compiled(stopwatch)
     folder = Folder(root)
     resolved = read_resolved(root)
-    loaded = {}  # memory-mapped, so many cost nothing
+    loaded: dict[str, Corpus] = {}  # memory-mapped, so many cost nothing
+
+    def corpus_of(trunk: Trunk) -> Corpus:
+        data = trunk.config.data
+        if data.corpus_hash not in loaded:
+            loaded[data.corpus_hash] = load(
+                data.corpus, content_hash=data.corpus_hash, tokenizer=data.tokenizer, options=resolved.sweep.text
+            )
+        return loaded[data.corpus_hash]
+
     trained = 0
     compiled: set[ModelConfig] = set()
     stopwatch.switch("records")
@@ -75,19 +87,18 @@ def work(
         released = [trunk for trunk in pending if is_released(folder, trunk)]
         busy = {trunk.config.model for trunk in released if claims.is_live(folder, trunk.trunk_id)}
         for trunk in by_preference(released, compiled=compiled, busy=busy):
-            data = trunk.config.data
-            if data.corpus_hash not in loaded:  # before the claim: text that cannot be had is nobody's failure but this machine's
-                loaded[data.corpus_hash] = load(
-                    data.corpus, content_hash=data.corpus_hash, tokenizer=data.tokenizer, options=resolved.sweep.text
-                )
-            claim = claims.take(folder, trunk.trunk_id)
-            if claim is None:
+            corpus = corpus_of(trunk)  # before the claim: text that cannot be had is nobody's failure but this machine's
+            records, trainers = resolved.sweep.records, []
+            for member in lane_mates(trunk, released):
+                if len(trainers) < trunk.config.lanes and (claim := claims.take(folder, member.trunk_id)):
+                    trainers.append(Trainer(folder, member, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch))
+                elif not trainers:
+                    break
+            if not trainers:
                 continue
-            records, corpus = resolved.sweep.records, loaded[data.corpus_hash]
-            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch)
             compiled.add(trunk.config.model)
-            _train_claimed(trainer)
-            trained += 1
+            _train_claimed(folder, trainers, trainers[0].train if trunk.config.lanes == 1 else Population(trainers).train)
+            trained += len(trainers)
             break
         else:
             if not follow or not pending:
@@ -95,26 +106,37 @@ def work(
             for trunk in pending:
                 if not is_released(folder, trunk) and trunk.config.model not in compiled:
                     with stopwatch.during("compilation"):
-                        compile_ahead(trunk.config)
+                        compile_ahead(corpus_of(trunk), trunk.config)
                     compiled.add(trunk.config.model)
             with stopwatch.during("waiting"):
                 time.sleep(POLL_SECONDS)
 
 
-def _train_claimed(trainer) -> None:
-    folder, trunk_id = trainer.folder, trainer.trunk.trunk_id
+def lane_mates(trunk: Trunk, released: list[Trunk]) -> list[Trunk]:
+    """A trunk, and those that can be trained in other lanes of its program."""
+    if trunk.config.lanes == 1:
+        return [trunk]
+    key = lane_key(trunk.config)
+    return [trunk, *(other for other in released if other is not trunk and lane_key(other.config) == key)]
+
+
+def _train_claimed(folder: Folder, trainers: list, train: Callable[[], None]) -> None:
     try:
-        with claims.heartbeat(folder, trunk_id):
-            trainer.train()
+        with claims.heartbeat(folder, *(trainer.trunk.trunk_id for trainer in trainers)):
+            train()
     except claims.ClaimLost:
-        trainer.notify(f"{trunk_id}: taken over by another worker")
+        trainers[0].notify(f"{trainers[0].trunk.trunk_id}: taken over by another worker")
     except Exception as error:  # one trunk's failure is recorded and must not stop the others
         detail = traceback.format_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        trainer.notify(f"{trunk_id}: failed: {reason}")
-        write_json(folder.failure(trunk_id), {"reason": reason, "attempt": trainer.claim.attempt, "traceback": detail})
+        for trainer in trainers:
+            if trainer.pending:
+                trainer.notify(f"{trainer.trunk.trunk_id}: failed: {reason}")
+                failure = {"reason": reason, "attempt": trainer.claim.attempt, "traceback": detail}
+                write_json(folder.failure(trainer.trunk.trunk_id), failure)
     finally:
-        claims.release(folder, trunk_id, trainer.claim)
+        for trainer in trainers:
+            claims.release(folder, trainer.trunk.trunk_id, trainer.claim)
 
 
 def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:

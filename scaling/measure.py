@@ -47,18 +47,18 @@ def main() -> None:
 def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
     import jax
 
-    from scaling.evaluate import EVALUATION_BATCH, window_losses
-    from scaling.program import LOG_EVERY, compile_ahead, program_of, rates_of, schedule_of
+    from scaling.evaluate import EVALUATION_BATCH, compile_evaluation, window_losses
+    from scaling.program import LOG_EVERY, compile_training, program_of, rates_of, schedule_of
 
-    stopwatch.lap()
-    compile_ahead(config)
-    lap = stopwatch.lap()
-    compilation = sum(lap.seconds.values())
     model, batch = config.model, config.data.batch_tokens // config.model.sequence_length
     compiled, rates, schedule = program_of(config), rates_of(config), schedule_of(config)
-    state = compiled.start(config.seed_init)
     random = np.random.default_rng(0)
     windows = random.integers(0, model.vocab_size, (LOG_EVERY, batch, model.sequence_length + 1), token_dtype(model.vocab_size))
+    stopwatch.lap()
+    state = compile_training(config, windows)
+    compile_evaluation(model, config.precision)
+    lap = stopwatch.lap()
+    compilation = sum(lap.seconds.values())
 
     def train(steps: int) -> None:
         nonlocal state

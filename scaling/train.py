@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from scaling.accounting import training_flops_per_token
+from scaling.batches import text_of
 from scaling.checkpoint import decode_tree, encode_tree, restore_tree
 from scaling.claim import Claim, owned
 from scaling.config import RunConfig, TrunkConfig
@@ -26,12 +27,13 @@ from scaling.corpus import Corpus
 from scaling.environment import environment
 from scaling.evaluate import compile_evaluation, held_out_losses
 from scaling.forecasts import forecast_hash
-from scaling.mixture import training_windows
 from scaling.plan import Trunk
 from scaling.program import LOG_EVERY, NEVER, State, compile_training, multiplier_at, program_of, rates_of, schedule_of
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
 from scaling.timings import Stopwatch
-from scaling.tokenizer import token_dtype
+
+TRUNK = "trunk"
+"""Phase of the trunk itself; that of a branch is its run_id."""
 
 Point = dict[str, Any]
 
@@ -83,6 +85,11 @@ class Trainer:
 
     # ------------------------------------------------------------ the loop
 
+    @property
+    def pending(self) -> list[RunConfig]:
+        """Branches that have no result yet, shortest first."""
+        return [run for run in self.trunk.runs if read_result(self.folder, run.run_id) is None]
+
     def train(self) -> None:
         """Train every branch that has no result yet, shortest first.
 
@@ -91,11 +98,11 @@ class Trainer:
         ClaimLost
             If another worker took the trunk over meanwhile.
         """
-        pending = [run for run in self.trunk.runs if read_result(self.folder, run.run_id) is None]
+        pending = self.pending
         progress: Progress | None = None
         if pending:
             with self.stopwatch.during("compilation"):
-                compile_training(self.config)
+                compile_training(self.config, text_of(self.corpus, self.config, 0, 0))
         ended: Diverged | None = None  # once the trunk has diverged, so have all longer branches
         for run in pending:
             if ended is None:
@@ -104,79 +111,79 @@ class Trainer:
                 except Diverged as divergence:
                     ended = divergence
             if ended is not None:
-                self._publish_diverged(run, ended, progress)
+                self.publish_diverged(run, ended, progress)
                 continue
             assert progress is not None
             try:
                 branch = self._cooldown(run, progress)
             except Diverged as divergence:
-                self._publish_diverged(run, divergence, progress)
+                self.publish_diverged(run, divergence, progress)
                 continue
-            loss = self._evaluate(branch.state["parameters"])
-            if not math.isfinite(loss["loss"]):
-                self._publish_diverged(run, Diverged(run.steps), branch)
-                continue
-            self._publish_done(run, branch, loss)
-        self._prune(last=True)
+            self.publish(run, branch)
+        self.prune(last=True)
 
     def _trunk_to(self, branch_step: int, progress: Progress | None) -> Progress:
         if progress is None or progress.step > branch_step:
-            progress = self._load("trunk", branch_step) or self._fresh()
-        progress = self._advance(progress, branch_step, cooldown=NEVER, phase="trunk")
-        self._save("trunk", progress)
+            progress = self.load(TRUNK, branch_step) or self.fresh()
+        progress = self._advance(progress, branch_step, cooldown=NEVER, phase=TRUNK)
+        self.save(TRUNK, progress)
         return progress
 
     def _cooldown(self, run: RunConfig, trunk: Progress) -> Progress:
-        start = self._load(run.run_id, run.steps)
+        start = self.load(run.run_id, run.steps)
         if start is None:
             start = Progress(state=jax.tree.map(jnp.copy, trunk.state), step=trunk.step, points=list(trunk.points))  # the trunk goes on
         return self._advance(start, run.steps, cooldown=(run.branch_step, run.steps), phase=run.run_id)
 
-    def _fresh(self) -> Progress:
-        compiled = program_of(self.config)
-        return Progress(state=compiled.start(self.config.seed_init), step=0, points=[])
+    def fresh(self) -> Progress:
+        """The start."""
+        return Progress(state=program_of(self.config).start(self.config.seed_init), step=0, points=[])
 
     def _advance(self, progress: Progress, stop: int, *, cooldown: tuple[float, float], phase: str) -> Progress:
         compiled = program_of(self.config)
         rates, schedule = rates_of(self.config), schedule_of(self.config, cooldown)
-        batch_tokens, length = self.config.data.batch_tokens, self.config.model.sequence_length
         state, step, points = progress.state, progress.step, list(progress.points)
         saved_at = time.monotonic()
-        with open(self.attempt_folder / "metrics.jsonl", "ab") as live:
-            while step < stop:
-                end = min([stop, (step // LOG_EVERY + 1) * LOG_EVERY, *(cut for cut in self.cuts if cut > step)])
-                with self.stopwatch.during("training"):
-                    windows = self._windows(step, end, length)
-                    state, losses, gradient_norm = compiled.advance(state, step, end, windows, rates, schedule)
-                    losses = np.asarray(losses)[: end - step].astype(np.float64)
-                self.stopwatch.steps += end - step
-                if not np.isfinite(losses).all():
-                    raise Diverged(step + int(np.argmin(np.isfinite(losses))) + 1)
-                multiplier = multiplier_at(np.float32(end - 1), schedule)
-                point = {
-                    "phase": "trunk" if phase == "trunk" else "cooldown",
-                    "step": end,
-                    "tokens": end * batch_tokens,
-                    "train_loss": float(losses.mean()),
-                    "learning_rate": float(multiplier) * self.config.optimizer.learning_rate,
-                    "grad_norm": float(gradient_norm),
-                }
-                points.append(point)
-                step = end
-                live.write(encode_metrics([{**point, "branch": phase}]))
-                live.flush()
-                if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
-                    self._save(phase, Progress(state, step, points))
-                    saved_at = time.monotonic()
+        while step < stop:
+            end = self.segment_end(step, stop)
+            with self.stopwatch.during("training"):
+                text = text_of(self.corpus, self.config, step, end)
+                state, losses, gradient_norm = compiled.advance(state, step, end, text, rates, schedule)
+                losses = np.asarray(losses)[: end - step].astype(np.float64)
+            self.stopwatch.steps += end - step
+            points.append(self.log(phase, step, losses, gradient_norm=float(gradient_norm), schedule=schedule))
+            step = end
+            if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
+                self.save(phase, Progress(state, step, points))
+                saved_at = time.monotonic()
         return Progress(state, step, points)
 
-    def _windows(self, first: int, stop: int, length: int) -> np.ndarray:
-        """Token windows of steps `first` to `stop`: (LOG_EVERY, batch, length + 1) unsigned, zero beyond `stop`."""
-        data, batch = self.config.data, self.config.data.batch_tokens // length
-        windows = training_windows(self.corpus, data, seed=data.seed_data, first=first * batch, count=(stop - first) * batch, length=length)
-        out = np.zeros((LOG_EVERY, batch, length + 1), token_dtype(self.config.model.vocab_size))
-        out[: stop - first] = windows.reshape(stop - first, batch, length + 1)
-        return out
+    def segment_end(self, step: int, stop: int) -> int:
+        """Where a segment that begins at `step` ends."""
+        return min([stop, (step // LOG_EVERY + 1) * LOG_EVERY, *(cut for cut in self.cuts if cut > step)])
+
+    def log(self, phase: str, step: int, losses: np.ndarray, *, gradient_norm: float, schedule: dict[str, np.float32]) -> Point:
+        """The point of the segment that began at `step`, also written to the attempt's live metrics.
+
+        Raises
+        ------
+        Diverged
+            If a loss is not finite.
+        """
+        if not np.isfinite(losses).all():
+            raise Diverged(step + int(np.argmin(np.isfinite(losses))) + 1)
+        end = step + len(losses)
+        point = {
+            "phase": "trunk" if phase == TRUNK else "cooldown",
+            "step": end,
+            "tokens": end * self.config.data.batch_tokens,
+            "train_loss": float(losses.mean()),
+            "learning_rate": float(multiplier_at(np.float32(end - 1), schedule)) * self.config.optimizer.learning_rate,
+            "grad_norm": gradient_norm,
+        }
+        with open(self.attempt_folder / "metrics.jsonl", "ab") as live:
+            live.write(encode_metrics([{**point, "branch": phase}]))
+        return point
 
     # ------------------------------------------------------------ evaluation and publication
 
@@ -189,19 +196,23 @@ class Trainer:
             windows, split, precision = data.evaluation_windows, data.evaluation_split, self.config.precision
             return held_out_losses(self.config.model, parameters, self.corpus, windows=windows, split=split, precision=precision)
 
-    def _publish_done(self, run: RunConfig, branch: Progress, loss: dict[str, float]) -> None:
-        weights = branch.state["parameters"]
+    def publish(self, run: RunConfig, branch: Progress) -> None:
+        """Evaluate a branch that is at its end, and publish it."""
+        loss = self._evaluate(branch.state["parameters"])
+        if not math.isfinite(loss["loss"]):
+            self.publish_diverged(run, Diverged(run.steps), branch)
+            return
         metadata = {"run_id": run.run_id, "format": "scaling-harness weights, docs/formats.md"}
-        flops = run.tokens * training_flops_per_token(self.config.model)
         result = {
             "status": "done",
             **loss,
             "train_loss": branch.points[-1]["train_loss"],
-            "flops": flops,
+            "flops": run.tokens * training_flops_per_token(self.config.model),
         }
-        self._publish(run, result, branch.points, {"weights.safetensors": encode_tree(weights, metadata)})
+        self._publish(run, result, branch.points, {"weights.safetensors": encode_tree(branch.state["parameters"], metadata)})
 
-    def _publish_diverged(self, run: RunConfig, divergence: Diverged, progress: Progress | None) -> None:
+    def publish_diverged(self, run: RunConfig, divergence: Diverged, progress: Progress | None) -> None:
+        """Publish that a branch has no loss."""
         self.notify(f"{run.run_id}: diverged at step {divergence.step}")
         result = {"status": "diverged", "reason": str(divergence), "step": divergence.step}
         self._publish(run, result, progress.points if progress else [], {})
@@ -233,10 +244,10 @@ class Trainer:
     # ------------------------------------------------------------ saved states
 
     def _state_path(self, phase: str, step: int) -> Path:
-        name = f"state-{step}.safetensors" if phase == "trunk" else f"branch-{phase}-{step}.safetensors"
+        name = f"state-{step}.safetensors" if phase == TRUNK else f"branch-{phase}-{step}.safetensors"
         return self.folder.trunk(self.trunk.trunk_id) / name
 
-    def _save(self, phase: str, progress: Progress) -> None:
+    def save(self, phase: str, progress: Progress) -> None:
         """Publish a state: first its points, then the state, then drop what it replaces."""
         path = self._state_path(phase, progress.step)
         if path.exists():
@@ -249,12 +260,12 @@ class Trainer:
             "points": json.dumps(progress.points),
         }
         with owned(self.folder, self.trunk.trunk_id, self.claim):
-            if phase == "trunk":
+            if phase == TRUNK:
                 write_atomic(self.folder.trunk(self.trunk.trunk_id) / "metrics.jsonl", encode_metrics(progress.points))
             write_atomic(path, encode_tree(progress.state, metadata))
-        self._prune()
+        self.prune()
 
-    def _load(self, phase: str, at_most: int) -> Progress | None:
+    def load(self, phase: str, at_most: int) -> Progress | None:
         """The latest intact saved state of a phase at or before a step, from the same numerics; damaged ones are set aside."""
         folder = self.folder.trunk(self.trunk.trunk_id)
         found = [(path_step(path), path) for path in folder.glob(self._state_path(phase, 0).name.replace("-0.", "-*."))]
@@ -276,9 +287,9 @@ class Trainer:
             return None
         if metadata["numerics_id"] != environment()["numerics_id"]:
             return None
-        return Progress(state=restore_tree(tensors, self._fresh().state), step=step, points=points)
+        return Progress(state=restore_tree(tensors, self.fresh().state), step=step, points=points)
 
-    def _prune(self, *, last: bool = False) -> None:
+    def prune(self, *, last: bool = False) -> None:
         """Keep what the sweep says: `final` the last trunk state; `all` every state; `none` nothing once the trunk is done."""
         folder = self.folder.trunk(self.trunk.trunk_id)
         states = sorted(folder.glob("state-*.safetensors"), key=path_step)

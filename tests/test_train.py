@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from scaling import claim as claims
+from scaling import train
 from scaling.corpus import prepare
 from scaling.launch import work
 from scaling.plan import group_trunks, resolve
@@ -83,18 +84,18 @@ def test_interrupted_anywhere_equals_uninterrupted_bit_for_bit(tmp_path, resolve
     trainer = trainer_for(whole, resolved)
     trainer.train()
     calls = 0
-    original = Trainer._windows
+    original = train.text_of
 
-    def windows(self, *arguments):
+    def text(*arguments):
         nonlocal calls
         calls += 1
         if calls > stop_after:
             raise Stop
-        return original(self, *arguments)
+        return original(*arguments)
 
     interrupted = replace(trainer_for(broken, resolved), checkpoint_seconds=1e-9)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_windows", windows)
+        patch.setattr(train, "text_of", text)
         with pytest.raises(Stop):
             interrupted.train()
     claims.release(broken, interrupted.trunk.trunk_id, interrupted.claim)
