@@ -130,14 +130,16 @@ def population_part(d_model: int, n_layers: int, n_heads: int, members: int, ste
     windows = random.integers(0, POPULATION_VOCAB, size).astype(np.uint8)
     state = [compiled.start(seed) for seed in range(members)]
     arguments = [jax.tree.map(lambda leaf: jnp.full((members,), leaf), tree) for tree in (rates, schedule)]
+    first_step, last_step = np.zeros(members, np.int32), np.full(members, steps, np.int32)
     if members == 1:
         state, windows, arguments, advance = state[0], windows[0], [rates, schedule], compiled.advance
+        first_step, last_step = 0, steps
     else:
         state, advance = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state), compiled.advance_population
 
     def work():
         nonlocal state
-        state, losses, _ = advance(state, 0, steps, windows, *arguments)
+        state, losses, _ = advance(state, first_step, last_step, windows, *arguments)
         return np.asarray(losses)
 
     began = time.monotonic()

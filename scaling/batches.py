@@ -1,4 +1,4 @@
-"""The text of a segment of steps, as the compiled program takes it: windows cut out here, or their places in text that lies on the device."""
+"""The text of a segment of steps as the compiled program takes it: windows, or their places in text that lies on the device."""
 
 import jax
 import jax.numpy as jnp

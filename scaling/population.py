@@ -1,8 +1,8 @@
 """Many runs of one shape as one program: each lane of a population trains a trunk or a branch, with steps, rates and text of its own.
 
 A trunk that reaches a branch step goes on in its lane; its copy waits for a free lane, in which it cools down. A lane that has nothing to
-do stands still. No lane's numbers are part of another's, so that one that diverges harms none; losses are those of training one by one up to
-rounding (tests/test_population.py). What a run is, and how it is evaluated, saved and published, is `scaling.train.Trainer`'s.
+do stands still. No lane's numbers are part of another's, so that one that diverges harms none; losses are those of training one by one
+up to rounding (tests/test_population.py). What a run is, and how it is evaluated, saved and published, is `scaling.train.Trainer`'s.
 """
 
 import time

@@ -63,7 +63,7 @@ class Program:
 
 @lru_cache(maxsize=4)
 def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision = "float32", micro_batches: int = 1) -> Program:
-    """Build the training program of a shape. The gradient is the mean over `micro_batches` equal parts of the batch, one after the other."""
+    """Build the training program of a shape. The gradient is the mean over `micro_batches` parts of the batch, one after the other."""
     transform, architecture = make_optimizer(optimizer, precision), architecture_of(model, precision)
 
     def start(seed: int) -> State:
