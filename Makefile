@@ -4,12 +4,13 @@ BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
 TORCH := torch==2.13.0 numpy==2.4.6
 
-.PHONY: help setup run test check bench bench-torch coverage lock reference clean
+.PHONY: help setup browser run test check bench bench-torch coverage lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
 	@echo "make run     the main job: train, fit, plot, report (SWEEP=$(SWEEP))"
 	@echo "make test    the test suite"
+	@echo "make browser a headless Chromium for the tests of the report page (they are skipped without)"
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   timings of this machine"
 	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
@@ -30,6 +31,13 @@ run: setup
 
 test: setup
 	@$(BIN)/python -m pytest
+
+# The system's Chromium or Chrome if there is one; else Debian's (as root), else Playwright's.
+browser: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+	$(BIN)/playwright install --with-deps chromium
 
 check: setup
 	@$(BIN)/ruff format --check .
@@ -65,6 +73,8 @@ reference: run
 lock:
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
 	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra text --extra text-files --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
+	@echo "playwright>=1.50" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-browser.lock
 
 clean:
 	rm -rf .venv .venv-torch .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from analysis.fitting import Fit, fit
     from analysis.laws import LAWS, get_law
     from analysis.optimal import compute_optimal, predict
+    from analysis.own_figures import plot_loss, plot_optimum, plot_residuals, plot_returns
     from analysis.presets import PRESETS
     from analysis.runs import Runs, read_runs
     from analysis.tables import Analysis, analyse
@@ -27,6 +28,10 @@ __all__ = [
     "compute_optimal",
     "fit",
     "get_law",
+    "plot_loss",
+    "plot_optimum",
+    "plot_residuals",
+    "plot_returns",
     "predict",
     "read_runs",
 ]
@@ -44,6 +49,10 @@ _HOME = {
     "UserError": "errors",
     "bootstrap": "uncertainty",
     "compute_optimal": "optimal",
+    "plot_loss": "own_figures",
+    "plot_optimum": "own_figures",
+    "plot_residuals": "own_figures",
+    "plot_returns": "own_figures",
     "predict": "optimal",
 }
 

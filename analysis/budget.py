@@ -38,7 +38,7 @@ def power_terms(law: Law, params: Mapping[str, Any]) -> tuple[Array, dict[str, t
 
 def frontier_power(law: Law, params: Mapping[str, Any], unique_tokens: float | None = None) -> tuple[Array, Array, Array] | None:
     """E, K and gamma of ``L = E + K C^-gamma`` along the compute-optimal frontier; None where the law is no sum of powers in N and D."""
-    law = _at_optimum(law, unique_tokens)
+    law = at_optimum(law, unique_tokens)
     terms = power_terms(law, params)
     if terms is None or set(terms[1]) != {"N", "D"}:
         return None
@@ -110,7 +110,7 @@ def split_budget(
         When the law is not in N and D, or needs a column besides.
     """
     need_n_and_d(law)
-    law = _at_optimum(law, unique_tokens)
+    law = at_optimum(law, unique_tokens)
     terms = power_terms(law, params)
     if terms is not None and served == 0:
         return _closed_form(terms[1], np.asarray(flops, dtype=np.float64))
@@ -122,7 +122,7 @@ def split_budget(
     return n, d
 
 
-def _at_optimum(law: Law, unique_tokens: float | None) -> Law:
+def at_optimum(law: Law, unique_tokens: float | None) -> Law:
     """Return the law that has the same optimum: at one epoch, N not above the optimum, the data-constrained law is Chinchilla."""
     return LAWS["chinchilla"] if law.name == "muennighoff" and unique_tokens is None else law
 

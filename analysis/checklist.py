@@ -71,7 +71,7 @@ def _form(analysis: Analysis, folder: Path) -> list[Item]:
     subsets = [f"{fit.law.name}: {fit.subset}" for fit in analysis.fits if str(fit.subset).strip()]
     compute = sorted({str(fit.c_column) for fit in analysis.fits})
     return [
-        ("Question", _question(folder)),
+        ("Question", question(folder)),
         ("Law fitted", _join(laws)),
         ("Variables", _join(variables)),
         ("Free parameters", _join(free)),
@@ -272,8 +272,8 @@ def _held_out(folder: Path) -> str:
     return _join([f"{name} {facts[name]}" for name in names if name in facts])
 
 
-def _question(folder: Path) -> str:
-    """Return the question of the sweep file's opening comment."""
+def question(folder: Path) -> str:
+    """Return the question of the sweep file's opening comment; `UNKNOWN` where there is none."""
     path = folder / "sweep.toml"
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

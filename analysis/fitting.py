@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -142,6 +143,11 @@ class Fit:
             low, high = percentile_band(values, self.ci_level)
             rows.append((name, self.params[name], float(np.std(values, ddof=1)), float(low), float(high)))
         return pd.DataFrame(rows, columns=["parameter", "estimate", "std_error", "ci_low", "ci_high"])
+
+
+def main_fit(fits: Sequence[Fit]) -> Fit | None:
+    """Return the fit that pictures and answers show: a law in N and D if there is one, else the first; None without any."""
+    return next((fit for fit in fits if {"N", "D"} <= set(fit.law.variables)), fits[0] if fits else None)
 
 
 def fit(law: str | Law, runs: Runs, *, loss: str = "huber:auto", link: str = "log", starts: int = STARTS, seed: int = 0) -> Fit:

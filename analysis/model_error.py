@@ -90,6 +90,62 @@ class Origins:
     widest: float
 
 
+@dataclass(frozen=True)
+class Process:
+    """Mean of the Gaussian process of what the law leaves over: runs at `at` (n, 2), their `weights` (n,), `length` along log compute.
+
+    `scales` make the coordinates: ``(ln N + ln D) / scales[0]`` and ``(ln D - ln N) / scales[1]``.
+    """
+
+    at: np.ndarray
+    weights: np.ndarray
+    length: float
+    scales: tuple[float, float]
+
+    def mean(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Log loss to add to the law at ln N, ln D: (m,)."""
+        return _kernel(_coordinates(x, y, self.scales), self.at, self.length) @ self.weights
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """What `extrapolation_interval` learns from runs, ready for any place."""
+
+    law: SkalingFit
+    runs: Points
+    process: Process
+    origins: Origins
+
+    @property
+    def compute_offset(self) -> float:
+        """Log compute of a run less ln N + ln D: the runs' median."""
+        return float(np.median(self.runs.c - self.runs.x - self.runs.y))
+
+    @property
+    def best(self) -> float:
+        """Log loss of the best runs, below which a predicted fall widens the interval."""
+        return float(np.quantile(self.runs.loss, 0.05))
+
+    def interval(self, n_new: Any, d_new: Any, *, level: float = 0.95) -> ExtrapolationInterval:
+        """Forecast new runs (see `extrapolation_interval`)."""
+        try:
+            x, y = np.broadcast_arrays(_logs(n_new, "n_new"), _logs(d_new, "d_new"))
+        except ValueError:
+            raise UserError("extrapolation_interval: n_new and d_new differ in length; give one of each a new run, or a scalar") from None
+        law, runs, origins = self.law, self.runs, self.origins
+        value, parameter_sd = law.predict(x, y)
+        mean = value + self.process.mean(x, y)
+        gap = np.maximum(x + y + self.compute_offset - runs.c.max(), 0.0)
+        improvement_sd = IMPROVEMENT * np.abs(self.best - mean)
+        variance = law.sd**2 + parameter_sd**2 + origins.tau2 * gap + improvement_sd**2 + ORIGIN_SHARE * origins.r2
+        half = WIDTH * float(ndtri((1 + level) / 2) / ndtri(0.975)) * np.sqrt(variance)
+        return ExtrapolationInterval(
+            predicted=np.exp(mean), low=np.exp(mean - half), high=np.exp(mean + half), half_width_log=half, level=level, residual_sd=law.sd,
+            parameter_sd=parameter_sd, gap=gap, tau2=origins.tau2, improvement_sd=improvement_sd, origin_r2=origins.r2,
+            n_folds=origins.folds, n_runs=len(runs.x), params=law.params(), warnings=_warnings(runs, origins, gap),
+        )  # fmt: skip
+
+
 def extrapolation_interval(
     n: Any, d: Any, loss: Any, n_new: Any, d_new: Any, *, level: float = 0.95, compute: Any = None
 ) -> ExtrapolationInterval:
@@ -118,22 +174,23 @@ def extrapolation_interval(
     the log loss below the 5 % quantile of the runs. With fewer than two origins ``tau2 = s^2`` and ``origin_r2 = 4 s^2``.
     Coverage was measured on published sets (docs/model_error.md); it is per run, and the errors of neighbouring runs go together.
     """
-    runs, new = _read(n, d, loss, n_new, d_new, compute)
     if not 0 < level < 1:
         raise UserError(f"level = {level} is not allowed; it must lie between 0 and 1, such as 0.95")
+    return learn_extrapolation(n, d, loss, compute=compute).interval(n_new, d_new, level=level)
+
+
+def learn_extrapolation(n: Any, d: Any, loss: Any, *, compute: Any = None) -> Extrapolation:
+    """Fit law, process and width of `extrapolation_interval` once, for intervals at many places.
+
+    Raises
+    ------
+    UserError
+        As `extrapolation_interval` does for the runs.
+    """
+    runs = _read(n, d, loss, compute)
     sizes = _origin_sizes(runs.c)
     *folds, law = fit_prefixes(runs, [*sizes, len(runs.x)])
-    origins = _origin_errors(runs, sizes, folds, law.sd)
-    mean, parameter_sd = _forecast(law, runs, new)
-    gap = np.maximum(new.c - runs.c.max(), 0.0)
-    improvement_sd = IMPROVEMENT * np.abs(np.quantile(runs.loss, 0.05) - mean)
-    variance = law.sd**2 + parameter_sd**2 + origins.tau2 * gap + improvement_sd**2 + ORIGIN_SHARE * origins.r2
-    half = WIDTH * float(ndtri((1 + level) / 2) / ndtri(0.975)) * np.sqrt(variance)
-    return ExtrapolationInterval(
-        predicted=np.exp(mean), low=np.exp(mean - half), high=np.exp(mean + half), half_width_log=half, level=level, residual_sd=law.sd,
-        parameter_sd=parameter_sd, gap=gap, tau2=origins.tau2, improvement_sd=improvement_sd, origin_r2=origins.r2, n_folds=origins.folds,
-        n_runs=len(runs.x), params=law.params(), warnings=_warnings(runs, new, origins, gap),
-    )  # fmt: skip
+    return Extrapolation(law, runs, _process(law, runs), _origin_errors(runs, sizes, folds, law.sd))
 
 
 def process_mean(at: np.ndarray, residuals: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -150,6 +207,12 @@ def process_mean(at: np.ndarray, residuals: np.ndarray, new: np.ndarray) -> np.n
     -------
     (m,) mean of the process (Rasmussen & Williams 2006, eqs. 2.25 and 5.8).
     """
+    weights, length = process_weights(at, residuals)
+    return _kernel(new, at, length) @ weights
+
+
+def process_weights(at: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights (n,) of the runs in the mean of the process, and its length along log compute (see `process_mean`)."""
     size = float(np.var(residuals)) + 1e-12
     least, weights, length = np.inf, np.zeros(len(residuals)), ALONG[0]
     for along in ALONG:
@@ -160,7 +223,7 @@ def process_mean(at: np.ndarray, residuals: np.ndarray, new: np.ndarray) -> np.n
             minus_log_likelihood = 0.5 * float((turned**2 / spectrum + np.log(spectrum)).sum())
             if minus_log_likelihood < least:
                 least, weights, length = minus_log_likelihood, amplitude * size * (vectors @ (turned / spectrum)), along
-    return _kernel(new, at, length) @ weights
+    return weights, length
 
 
 def _kernel(left: np.ndarray, right: np.ndarray, along: float) -> np.ndarray:
@@ -168,17 +231,17 @@ def _kernel(left: np.ndarray, right: np.ndarray, along: float) -> np.ndarray:
     return np.exp(-0.5 * (squared[..., 0] / along**2 + squared[..., 1] / ACROSS**2))
 
 
-def _forecast(law: SkalingFit, runs: Points, new: Points) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of law and process, and the law's parameter sd, in log loss (m,)."""
-    mean, parameter_sd = law.predict(new.x, new.y)
+def _process(law: SkalingFit, runs: Points) -> Process:
+    """Learn what the law leaves over at the dearest runs."""
     near = runs[-PROCESS_RUNS:]
     left = np.clip(near.loss - law.predict(near.x, near.y)[0], -4 * law.sd, 4 * law.sd)
-    along, across = max(float(np.std(near.x + near.y)), 0.3), max(float(np.std(near.y - near.x)), 0.3)
+    scales = max(float(np.std(near.x + near.y)), 0.3), max(float(np.std(near.y - near.x)), 0.3)
+    at = _coordinates(near.x, near.y, scales)
+    return Process(at, *process_weights(at, left), scales)
 
-    def coordinates(points: Points) -> np.ndarray:
-        return np.stack([(points.x + points.y) / along, (points.y - points.x) / across], axis=1)
 
-    return mean + process_mean(coordinates(near), left, coordinates(new)), parameter_sd
+def _coordinates(x: np.ndarray, y: np.ndarray, scales: tuple[float, float]) -> np.ndarray:
+    return np.stack([(x + y) / scales[0], (y - x) / scales[1]], axis=1)
 
 
 def _origin_sizes(c: np.ndarray) -> list[int]:
@@ -195,7 +258,7 @@ def _origin_errors(runs: Points, sizes: list[int], folds: list[SkalingFit], sd: 
     squared, excess, gaps, weights = [], [], [], []
     for size, law in zip(sizes, folds, strict=True):
         dear = runs[size:]
-        error = dear.loss - _forecast(law, runs[:size], dear)[0]
+        error = dear.loss - law.predict(dear.x, dear.y)[0] - _process(law, runs[:size]).mean(dear.x, dear.y)
         squared.append(error**2)
         excess.append(np.full(len(error), law.sd**2))
         gaps.append(np.maximum(dear.c - runs.c[size - 1], 0.0))
@@ -206,8 +269,8 @@ def _origin_errors(runs: Points, sizes: list[int], folds: list[SkalingFit], sd: 
     return Origins(tau2=tau2, r2=float(np.average(square, weights=weight)), folds=len(sizes), widest=float(gap.max()))
 
 
-def _read(n: Any, d: Any, loss: Any, n_new: Any, d_new: Any, compute: Any) -> tuple[Points, Points]:
-    """Return runs sorted by compute, and new runs, in logs; refuse what the method cannot use."""
+def _read(n: Any, d: Any, loss: Any, compute: Any) -> Points:
+    """Return runs sorted by compute, in logs; refuse what the method cannot use."""
     logs = {"n": _logs(n, "n"), "d": _logs(d, "d"), "loss": _logs(loss, "loss")}
     logs["compute"] = logs["n"] + logs["d"] if compute is None and len(logs["n"]) == len(logs["d"]) else _logs(compute, "compute")
     counts = {name: len(values) for name, values in logs.items()}
@@ -220,13 +283,7 @@ def _read(n: Any, d: Any, loss: Any, n_new: Any, d_new: Any, compute: Any) -> tu
             f"extrapolation_interval: {len(x)} runs of {cells} different (N, D); at least {MIN_RUNS} runs of {MIN_CELLS} are needed;"
             " add runs, or use the bootstrap interval of a law with fewer parameters"
         )
-    order = np.lexsort((logs["loss"], y, x, c))
-    try:
-        x_new, y_new = np.broadcast_arrays(_logs(n_new, "n_new"), _logs(d_new, "d_new"))
-    except ValueError:
-        raise UserError("extrapolation_interval: n_new and d_new differ in length; give one of each a new run, or a scalar") from None
-    c_new = x_new + y_new + float(np.median(c - x - y))
-    return Points(x, y, c, logs["loss"])[order], Points(x_new, y_new, c_new, np.full(len(x_new), np.nan))
+    return Points(x, y, c, logs["loss"])[np.lexsort((logs["loss"], y, x, c))]
 
 
 def _logs(values: Any, name: str) -> np.ndarray:
@@ -236,7 +293,7 @@ def _logs(values: Any, name: str) -> np.ndarray:
     return np.log(array)
 
 
-def _warnings(runs: Points, new: Points, origins: Origins, gap: np.ndarray) -> tuple[str, ...]:
+def _warnings(runs: Points, origins: Origins, gap: np.ndarray) -> tuple[str, ...]:
     told = []
     if origins.folds < 2:
         told.append(f"{len(runs.x)} runs: fewer than two rolling origins, so the width is a multiple of the residual sd, not learnt")

@@ -16,6 +16,7 @@ from analysis.drawings import draw_loss_against, draw_loss_curves, draw_residual
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.drawings_runs import draw_coordinates, draw_noise, draw_rate_law, draw_rates, draw_windows
 from analysis.errors import UserError
+from analysis.fitting import main_fit
 from analysis.plot_parts import axis_name, held_note, runs_of
 from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
 from analysis.runs import read_curves
@@ -30,14 +31,6 @@ FORMATS = ("png", "svg", "pdf")
 LONG_FORMULA = 80  # characters of a formula that fit in the small print
 PALETTE, NEARLY_WHITE = 240, 250  # colours of a PNG; a channel so bright is white
 LEAST_SPAN = 1.05  # residuals are drawn against what varies by more
-
-
-def _main_fit(analysis: Analysis) -> Fit | None:
-    """Return the fit that the plots show: a law in N and D if there is one, else the first."""
-    return next(
-        (fit for fit in analysis.fits if {"N", "D"} <= set(fit.law.variables)),
-        analysis.fits[0] if analysis.fits else None,
-    )
 
 
 def _small_print(analysis: Analysis, fit: Fit, *extra: str) -> str:
@@ -61,7 +54,7 @@ def _small_print(analysis: Analysis, fit: Fit, *extra: str) -> str:
 def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     """Yield each plot's name and figure, in the order in which a reader wants them."""
     yield from _loss_curves(analysis)
-    fit = _main_fit(analysis)
+    fit = main_fit(analysis.fits)
     if fit is None:
         return
     predictions = analysis.tables["predictions"]
@@ -258,7 +251,8 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
         Runs, fits and tables.
     folder : str or Path
         A results folder; the plots go to its ``plots`` folder and replace those of the same name.
-    format : {"png", "svg", "pdf"}
+    format : str
+        One of "png", "svg", "pdf", or several with commas between.
 
     Returns
     -------
@@ -277,8 +271,7 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
 
 def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, format: str = "png") -> list[Path]:
     """Write figures to ``folder/plots/NAME.FORMAT``; see `plot_all`."""
-    if format not in FORMATS:
-        raise UserError(f"--format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
+    formats = parse_formats(format)
     target = Path(folder) / "plots"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -286,12 +279,22 @@ def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, fo
         raise UserError(f"plot: cannot write to {target} ({error.strerror}); choose a folder that can be written") from error
     written: list[Path] = []
     for name, figure in drawn:
-        path = target / f"{name}.{format}"
-        temporary = target / f".{name}.{os.getpid()}.tmp"
-        save_figure(figure, temporary, format)
-        os.replace(temporary, path)
-        written.append(path)
+        for kind in formats:
+            temporary = target / f".{name}.{os.getpid()}.tmp"
+            save_figure(figure, temporary, kind)
+            path = target / f"{name}.{kind}"
+            os.replace(temporary, path)
+            written.append(path)
     return written
+
+
+def parse_formats(text: str) -> list[str]:
+    """Formats of "png,svg"; UserError for one that is not known."""
+    formats = list(dict.fromkeys(text.split(",")))
+    for format in formats:
+        if format not in FORMATS:
+            raise UserError(f"--format {format!r} is unknown; allowed: {', '.join(FORMATS)}, or several with commas between")
+    return formats
 
 
 def save_figure(figure: Figure, path: Path, format: str) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.critical import DEAREST
+from analysis.expression import names_in_exponents
+from analysis.fitting import main_fit
 from analysis.tuning import tuning_verdict
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def summary_lines(analysis: Analysis) -> list[str]:
     lines += _stability(analysis.tables["windows"])
     if verdict := tuning_verdict(runs.all_rows, analysis.tables["tuning"]):
         lines += ["", f"rates: {verdict}"]
-    lines += _forecasts(analysis.tables["predictions"])
+    lines += forecast_lines(analysis.tables["predictions"])
     if analysis.notes or analysis.warnings:
         lines.append("")
     lines += [f"not fitted: {note}" for note in dict.fromkeys(analysis.notes)]
@@ -56,6 +58,43 @@ def summary_lines(analysis: Analysis) -> list[str]:
     if analysis.folder is not None:
         lines += ["", f"tables: {analysis.folder}/  {' '.join(f'{name}.csv' for name in analysis.tables)}"]
     return lines
+
+
+def answer(analysis: Analysis) -> str:
+    """Return what the main law says in one sentence: exponents with their interval, and how its forecasts fared."""
+    fit = main_fit(analysis.fits)
+    if fit is None:
+        return "No law was fitted."
+    table = analysis.tables["approaches"]
+    row = next((row for row in table.to_dict("records") if row["approach"] == "parametric" and math.isfinite(row["a"])), None)
+    level = f"{100 * fit.ci_level:g} % interval"
+    if row is not None:
+        found = " and ".join(
+            f"{words} with {name} = {row[name]:.3g}{_told(row[f'{name}_low'], row[f'{name}_high'], level)}"
+            for name, words in (("a", "N* ~ C^a parameters"), ("b", "D* ~ C^b tokens"))
+        )
+        said = f"compute C is best spent on {found}"
+    else:
+        exponents = names_in_exponents(fit.law.expression) & set(fit.law.parameters)
+        rows = [row for row in fit.parameter_table().to_dict("records") if row["parameter"] in exponents or not exponents]
+        said = ", ".join(f"{row['parameter']} = {row['estimate']:.3g}{_told(row['ci_low'], row['ci_high'], level)}" for row in rows)
+    status = "" if fit.status == "converged" else f" (fit {fit.status})"
+    return f"If L = {fit.law.formula}{status}, {said}{_scored(analysis.tables['predictions'])}."
+
+
+def _told(low: float, high: float, level: str) -> str:
+    return f" ({level} {low:.3g} to {high:.3g})" if math.isfinite(low) and math.isfinite(high) else " (no interval)"
+
+
+def _scored(table: Frame) -> str:
+    """How far the scored hold-outs lay from what was predicted, in a clause."""
+    errors = 100 * table[table["kind"] != "cv"]["relative_error"].astype(float).dropna()
+    if not len(errors):
+        return ""
+    if len(errors) == 1:
+        error = float(errors.iloc[0])
+        return f"; the forecast of the hold-out was {abs(error):.2f} % too {'high' if error > 0 else 'low'}"
+    return f"; the forecasts of {len(errors)} hold-outs were {errors.abs().mean():.2f} % off (mean), {errors.abs().max():.2f} % at most"
 
 
 def _stability(table: Frame) -> list[str]:
@@ -186,7 +225,7 @@ def _critical(analysis: Analysis) -> list[str]:
     return lines
 
 
-def _forecasts(table: Frame) -> list[str]:
+def forecast_lines(table: Frame) -> list[str]:
     """Forecasts and hold-outs with both intervals, the first few one by one, many in sum."""
     rows = table[table["kind"] != "cv"]
     lines: list[str] = []

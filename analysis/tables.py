@@ -16,7 +16,7 @@ from analysis.approaches import conventions
 from analysis.critical import CriticalPoint, break_supported, critical_points, critical_table
 from analysis.errors import UserError
 from analysis.files import write_table
-from analysis.fitting import Fit, fit
+from analysis.fitting import Fit, fit, main_fit
 from analysis.forecast import read_forecasts
 from analysis.frames import Frame
 from analysis.guards import check_runs
@@ -132,7 +132,7 @@ def analyse(
     if not fits:
         raise UserError(notes[-1])
     registered = [*(read_forecasts(runs.folder) if runs.folder else []), *(dict(f) for f in forecasts)]
-    main = next((f for f in fits if {"N", "D"} <= set(f.law.variables)), fits[0])
+    main = main_fit(fits) or fits[0]
     compared, alarm, biases, rows = side_by_side(runs, main, draws=min(bootstrap, 200), seed=seed)
     both = {"N", "D"} <= set(main.law.variables)
     tuning = tuning_of(runs)

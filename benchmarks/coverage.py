@@ -127,7 +127,11 @@ def replicate(task: tuple[str, int, int]) -> tuple[list[bool], list[bool], list[
         widths.append(float((high - low) / true_loss(n, d)))
     n, d = 2 * sizes[-1], lengths[-1]
     low, high = found.interval(noise=True, N=n, D=d)
-    new = true_loss(n, d) * np.exp(cell.sd * (n / sizes[0]) ** cell.slope * np.random.default_rng([seed, 2]).standard_normal())
+    rng = np.random.default_rng([seed, 2])
+    z = rng.standard_normal()
+    if rng.random() < cell.outliers:  # as the runs of the sweep
+        z += rng.uniform(4, 10)
+    new = true_loss(n, d) * np.exp(cell.sd * (n / sizes[0]) ** cell.slope * z)
     hits.append(bool(low <= new <= high))
     return hits, instant, widths, seconds
 

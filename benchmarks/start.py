@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from scaling.config import load_sweep
 from scaling.corpus import prepare
 from scaling.plan import resolve
 from scaling.record import Folder, Resolved, write_json
+from scaling.sweep_file import load_sweep
 
 ROUNDS = 5
 SWEEP = """

@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from scaling.timings import Timings
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
-_COMPILED_CODE = ("environment", "evaluate", "fast", "model", "optimizer", "program")
+_COMPILED_CODE = ("accelerated", "environment", "evaluate", "fast", "model", "optimizer", "program")
 _TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
 """Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
 _TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0
@@ -40,6 +40,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     Attributes
     ----------
+    flops : of one training step; kept, because a model of one's own cannot be counted where it is not registered
     step : one training step
     window : held-out loss of one window
     cold, warm : compiling its programs; fetching them from the compilation cache (None: not seen yet)
@@ -47,6 +48,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     model: ModelConfig
     batch_tokens: Positive
+    flops: Annotated[float, msgspec.Meta(gt=0)]
     step: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
     window: Seconds
     cold: Seconds | None = None
@@ -55,11 +57,6 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def is_of(self, config: TrunkConfig) -> bool:
         """Whether a trunk has this shape."""
         return (self.model, self.batch_tokens) == (config.model, config.data.batch_tokens)
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of one training step."""
-        return float(self.batch_tokens * training_flops_per_token(self.model))
 
 
 class Costs(NamedTuple):
@@ -116,22 +113,27 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return msgspec.structs.replace(self, shapes=tuple(sorted(known.values(), key=lambda s: s.flops)))
 
 
+def step_flops(model: ModelConfig, batch_tokens: int) -> float:
+    """FLOPs of one training step."""
+    return float(batch_tokens * training_flops_per_token(model))
+
+
 def _flops(config: TrunkConfig) -> float:
-    return float(config.data.batch_tokens * training_flops_per_token(config.model))
+    return step_flops(config.model, config.data.batch_tokens)
 
 
-def _family(model: ModelConfig, batch_tokens: int) -> tuple[int, ...]:
+def _family(model: ModelConfig, batch_tokens: int) -> tuple[Hashable, ...]:
     """Shapes between which seconds can be interpolated."""
-    return batch_tokens, model.sequence_length, model.n_layers, model.vocab_size
+    return model.kind, model.options, batch_tokens, model.sequence_length, model.n_layers, model.vocab_size
 
 
-def _family_of(config: TrunkConfig) -> tuple[int, ...]:
+def _family_of(config: TrunkConfig) -> tuple[Hashable, ...]:
     return _family(config.model, config.data.batch_tokens)
 
 
 def unmeasured(calibration: Calibration, configs: Iterable[TrunkConfig]) -> list[TrunkConfig]:
     """The smallest and largest shape of each family, where they lie outside of what has been measured; the others lie between."""
-    families: dict[tuple[int, ...], list[TrunkConfig]] = {}
+    families: dict[tuple[Hashable, ...], list[TrunkConfig]] = {}
     for config in configs:
         families.setdefault(_family_of(config), []).append(config)
     wanted = []
@@ -238,6 +240,7 @@ def _learnt(model: ModelConfig, batch_tokens: int, members: list[tuple[RunConfig
     return Shape(
         model=model,
         batch_tokens=batch_tokens,
+        flops=step_flops(model, batch_tokens),
         step=total("training") / sum(lap.steps for _, lap in members),
         window=total("evaluation") / sum(run.trunk.data.evaluation_windows for run, _ in members),
         cold=compilation([lap for _, lap in members if lap.compiled]),

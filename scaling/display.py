@@ -24,6 +24,9 @@ from scaling.record import Folder, Resolved, read_failure
 PLAIN_EVERY_SECONDS = 15.0
 REDRAW_EVERY_SECONDS = 1.0
 """A redraw takes some 20 ms of a core that a worker could use."""
+TAIL_BYTES = 8192  # of a file of metrics: some forty points
+SPARK_WIDTH = 24
+BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,13 @@ class TrunkView:
     done_flops: float
     done_tokens: float
     live: bool
-    point: dict[str, Any] | None
+    recent: list[dict[str, Any]]
     failed: bool
+
+    @property
+    def point(self) -> dict[str, Any] | None:
+        """The last point of the live attempt."""
+        return self.recent[-1] if self.recent else None
 
 
 def look(folder: Folder, trunk: Trunk) -> TrunkView:
@@ -44,13 +52,13 @@ def look(folder: Folder, trunk: Trunk) -> TrunkView:
     finished = [run for run in trunk.runs if folder.run(run.run_id).exists()]
     claim = claims.read_claim(folder, trunk.trunk_id) if len(finished) < len(trunk.runs) else None
     live = claim is not None and claims.is_live(folder, trunk.trunk_id)
-    point = _last_point(folder.trunk(trunk.trunk_id) / f"attempt-{claim.attempt}" / "metrics.jsonl") if live and claim else None
+    recent = _recent_points(folder.trunk(trunk.trunk_id) / f"attempt-{claim.attempt}" / "metrics.jsonl") if live and claim else []
     per_step = trunk.config.data.batch_tokens * training_flops_per_token(trunk.config.model)
-    steps = _steps_done(trunk, finished, point)
+    steps = _steps_done(trunk, finished, recent[-1] if recent else None)
     tokens = steps * trunk.config.data.batch_tokens
     failed = read_failure(folder, trunk.trunk_id) is not None
     return TrunkView(
-        trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, done_tokens=tokens, live=live, point=point, failed=failed
+        trunk=trunk, done_runs=len(finished), done_flops=steps * per_step, done_tokens=tokens, live=live, recent=recent, failed=failed
     )
 
 
@@ -69,15 +77,28 @@ def _steps_done(trunk: Trunk, finished: list[RunConfig], point: dict[str, Any] |
     return reached + cooldowns
 
 
-def _last_point(path: Path) -> dict[str, Any] | None:
+def _recent_points(path: Path) -> list[dict[str, Any]]:
+    """Points at the end of a file of metrics, oldest first; none where nothing can be read."""
     try:
         with open(path, "rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - 1024))
-            lines = file.read().split(b"\n")
-        return msgspec.json.decode(lines[-2]) if len(lines) > 1 else None
+            start = max(0, file.tell() - TAIL_BYTES)
+            file.seek(start)
+            lines = file.read().split(b"\n")[1 if start else 0 : -1]
+        return [msgspec.json.decode(line) for line in lines]
     except (OSError, msgspec.MsgspecError):
-        return None
+        return []
+
+
+def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:
+    """Draw values as a line of bars, the last `width` of them at most.
+
+    >>> sparkline([4.0, 3.0, 2.0, 1.0])
+    '█▆▃▁'
+    """
+    shown = values[-width:]
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
+    return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1))] if high > low else BARS[0] for value in shown)
 
 
 @dataclass
@@ -131,7 +152,7 @@ class Display:
 
     def _table(self, views: list[TrunkView]) -> Table:
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-        for column in ("trunk", "runs", "", "tokens", "train loss"):
+        for column in ("trunk", "runs", "", "tokens", "train loss", ""):
             table.add_column(column)
         for view in views:
             state = "[red]failed[/]" if view.failed else f"{view.done_runs}/{len(view.trunk.runs)}"
@@ -139,7 +160,7 @@ class Display:
             bar = ProgressBar(total=view.trunk.flops, completed=view.done_flops, width=24)
             tokens = format_quantity(view.point["tokens"]) if view.point else ""
             loss = f"{view.point['train_loss']:.3f}" if view.point else ""
-            table.add_row(label, state, bar, tokens, loss)
+            table.add_row(label, state, bar, tokens, loss, sparkline([point["train_loss"] for point in view.recent]))
         return table
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from scaling.calibration import Calibration, Shape
+from scaling.calibration import Calibration, Shape, step_flops
 from scaling.config import TrunkConfig
 from scaling.launch import be_a_worker
 from scaling.timings import Stopwatch
@@ -68,6 +68,7 @@ def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
     return Shape(
         model=model,
         batch_tokens=config.data.batch_tokens,
+        flops=step_flops(model, config.data.batch_tokens),
         step=_seconds_each(train, most=LOG_EVERY, at_least=TRAINING_SECONDS),
         window=_seconds_each(
             lambda count: window_losses(

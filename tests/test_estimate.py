@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from scaling import calibration as calibrations
-from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, unmeasured, write_calibration
+from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, step_flops, unmeasured, write_calibration
 from scaling.estimate import PASS_SECONDS, estimate
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder
@@ -21,9 +21,19 @@ def trunks(tiny_sweep):
 
 
 def shape_of(config, **seconds):
-    return Shape(
-        model=config.model, batch_tokens=config.data.batch_tokens, **{"step": 0.01, "window": 0.0, "cold": 8.0, "warm": 1.0, **seconds}
-    )
+    model, batch_tokens = config.model, config.data.batch_tokens
+    rest = {"step": 0.01, "window": 0.0, "cold": 8.0, "warm": 1.0, **seconds}
+    return Shape(model=model, batch_tokens=batch_tokens, flops=step_flops(model, batch_tokens), **rest)
+
+
+def test_a_model_that_is_not_registered_here_is_no_hindrance(trunks):
+    """Another sweep's own model was measured on this machine; this one is estimated as if it had not been."""
+    calibration = known(trunks, step=0.02)
+    foreign = replace(calibration.shapes[0], model=replace(calibration.shapes[0].model, kind="elsewhere"), step=5.0)
+    both = calibration.with_shapes([foreign])
+    assert len(both.shapes) == len(calibration.shapes) + 1
+    assert both.predict(trunks[0].config) == calibration.predict(trunks[0].config)
+    assert unmeasured(both, [trunk.config for trunk in trunks]) == unmeasured(calibration, [trunk.config for trunk in trunks]) == []
 
 
 def known(trunks, **seconds):

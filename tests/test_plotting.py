@@ -18,6 +18,7 @@ from synthetic import true_loss, write_results
 
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.errors import UserError
+from analysis.own_figures import plot_loss, plot_optimum, plot_residuals, plot_returns
 from analysis.plot_style import distinct, levels_of, log_ticks, new_figure, power_of_ten, si, spread
 from analysis.plotting import coordinate_figures, figures, plot_all, tuning_figures
 from analysis.tables import Analysis, analyse
@@ -90,6 +91,30 @@ def test_other_formats(analysed: Analysis, tmp_path: Path, format: str) -> None:
     paths = plot_all(analysed, tmp_path, format=format)
     assert [path.name for path in paths] == [f"{name}.{format}" for name in NAMES]
     assert all(path.stat().st_size > 2000 for path in paths)
+
+
+def test_several_formats_at_once(analysed: Analysis, tmp_path: Path) -> None:
+    paths = plot_all(analysed, tmp_path, format="png,svg,pdf")
+    assert [path.name for path in paths] == [f"{name}.{format}" for name in NAMES for format in ("png", "svg", "pdf")]
+    heads = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert all(path.read_bytes().startswith(heads[path.suffix[1:]]) for path in paths)
+
+
+def test_figures_of_ones_own(analysed: Analysis) -> None:
+    fit = next(fit for fit in analysed.fits if fit.law.name == "chinchilla")
+    figure = Figure()
+    axes = figure.subplots(2, 2).ravel()
+    assert plot_loss(fit, axis="D", ax=axes[0]) is axes[0] and plot_residuals(fit, against="D/N", ax=axes[1]) is axes[1]
+    assert plot_returns(fit, axis="N", ax=axes[2]) is axes[2] and plot_optimum(fit, axis="D", ax=axes[3]) is axes[3]
+    assert sum(len(offsets.get_offsets()) for offsets in axes[0].collections if hasattr(offsets, "get_offsets")) >= fit.n_runs
+    assert plot_loss(fit, axis="C").figure is not figure
+    one = next(fit for fit in analysed.fits if fit.law.name == "power-n")
+    for draw, words in (
+        (lambda: plot_loss(fit, axis="E"), "allowed: N, D, C"), (lambda: plot_loss(one, axis="D"), "power-n is in N"),
+        (lambda: plot_optimum(one), "no compute-optimal"), (lambda: plot_returns(one, axis="D"), "no returns"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            draw()
 
 
 def test_unknown_format_is_a_mistake(analysed: Analysis, tmp_path: Path) -> None:

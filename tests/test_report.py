@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import html.parser
+import json
 import re
 from pathlib import Path
 
@@ -13,9 +16,10 @@ import pytest
 from synthetic import true_loss, write_results
 
 from analysis.errors import UserError
+from analysis.page_data import flags
 from analysis.plotting import plot_all
-from analysis.report import write_report
-from analysis.report_text import MATERIAL_CONVENTION, summary
+from analysis.report import page_script, write_report
+from analysis.report_text import MATERIAL_CONVENTION, answer, summary
 from analysis.tables import Analysis, analyse
 
 EVIL = "<script>alert(1)</script>"
@@ -68,11 +72,17 @@ def test_page_is_self_contained_and_escaped(analysed: tuple[Analysis, Path], mon
     analysis, folder = analysed
     page = read_page(write_report(analysis, folder, plot_all(analysis, folder)))
     names = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "iframe", "object", "b"} & set(names)
+    assert not {"link", "iframe", "object", "b"} & set(names)
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "data"}, {}]
+    policy = next(attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes) or ""
+    hashed = base64.b64encode(hashlib.sha256(page_script().encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{hashed}'" in policy
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 9
     assert all((image["src"] or "").startswith("data:image/png;base64,") and image["alt"] for image in images)
-    assert not any(name.startswith("on") or name == "href" for _, attributes in page.tags for name in attributes)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert all(attributes["href"].startswith("#") for _, attributes in page.tags if "href" in attributes)
     assert EVIL in "".join(page.words)  # shown as text
     assert any(attributes.get("name") == "viewport" for _, attributes in page.tags)
 
@@ -89,6 +99,48 @@ def test_page_shows_the_law_the_forecast_and_the_exclusions(analysed: tuple[Anal
     assert "holdout: scored, never fitted" in text
     assert "conditional on the law" in text
     assert "params_non_embedding" in text
+
+
+def test_answer_is_one_sentence_with_intervals(analysed: tuple[Analysis, Path], valleys: Analysis) -> None:
+    analysis, _ = analysed
+    row = analysis.tables["approaches"].query("approach == 'parametric'").iloc[0]
+    error = 100 * analysis.tables["predictions"].query("kind == 'forecast'").relative_error.iloc[0]
+    assert answer(analysis) == (
+        "If L = E + A/N^alpha + B/D^beta, compute C is best spent on N* ~ C^a parameters with"
+        f" a = {row.a:.3g} (95 % interval {row.a_low:.3g} to {row.a_high:.3g}) and D* ~ C^b tokens with"
+        f" b = {row.b:.3g} (95 % interval {row.b_low:.3g} to {row.b_high:.3g});"
+        f" the forecast of the hold-out was {abs(error):.2f} % too {'high' if error > 0 else 'low'}."
+    )
+    only_n = dataclasses.replace(valleys, fits=[f for f in analysis.fits if f.law.name == "power-n"], tables=dict(valleys.tables))
+    only_n.tables["approaches"] = valleys.tables["approaches"].query("approach != 'parametric'")
+    assert answer(only_n).startswith("If L = E + A/N^alpha") and "alpha = " in answer(only_n) and "95 % interval" in answer(only_n)
+
+
+def test_page_has_a_section_for_everything_a_reader_wants(analysed: tuple[Analysis, Path]) -> None:
+    analysis, folder = analysed
+    page = read_page(write_report(analysis, folder))
+    ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert ids == "answer laws plot explorer forecasts plots runs exclusions tables checklist provenance cost".split()
+    text = "".join(page.words)
+    assert "how do N and D trade off?" in text
+    assert hashlib.sha256((folder / "runs.csv").read_bytes()).hexdigest() in text
+    spent = analysis.runs.all_rows.flops_spent.astype(float).sum()
+    assert f"{spent:.3g}" in text
+    data = json.loads(next(words for words in page.words if words.startswith('{"laws"')))
+    assert data["runs"]["run_id"] == [*analysis.runs.frame.run_id, *analysis.runs.holdouts.run_id]
+    assert data["runs"]["loss"] == [*analysis.runs.frame.loss, *analysis.runs.holdouts.loss]
+    assert set(data["curves"]) <= set(data["runs"]["run_id"])
+
+
+def test_commands_on_the_page_name_what_differs_from_the_defaults(valleys: Analysis) -> None:
+    chinchilla, loglinear = valleys.fits
+    assert flags(chinchilla, valleys) == " --bootstrap 30"
+    told = dataclasses.replace(loglinear, loss="huber:1e-3", n_column="params_total", draws=None)
+    excluded = pd.DataFrame({"run_id": ["a", "b"], "reason": ["excluded by: N < 3", "excluded by: loss > 9"]})
+    analysis = dataclasses.replace(valleys, runs=dataclasses.replace(valleys.runs, excluded=excluded))
+    assert flags(told, analysis) == (
+        " --law log-linear --loss huber:1e-3 --n-column params_total --exclude 'N < 3 or loss > 9' --bootstrap 0"
+    )
 
 
 def test_same_input_same_bytes(analysed: tuple[Analysis, Path]) -> None:

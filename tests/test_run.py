@@ -194,6 +194,25 @@ def test_a_worker_alone_trains_everything_but_the_hold_out(undisturbed, tmp_path
     assert len(list((tmp_path / "w" / "runs").iterdir())) == 16
 
 
+def test_status_for_scripts_and_live(undisturbed, tiny_sweep, tmp_path):
+    _, root, _ = undisturbed
+    rows = json.loads(scaling("status", root, "--json").stdout)
+    assert (
+        len(rows) == 17 and {row["status"] for row in rows} == {"done"} and all(row["loss"] > 0 and row["reason"] is None for row in rows)
+    )
+    assert scaling("status", root, "--json", "--watch").returncode == 2
+    training = subprocess.Popen(
+        [sys.executable, "-m", "scaling.cli.main", "run", str(tiny_sweep), "--results", str(tmp_path), "--workers", "2"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (tmp_path / "tiny" / "sweep.resolved.json").exists():
+        assert training.poll() is None
+        time.sleep(0.1)
+    watched = scaling("status", tmp_path / "tiny", "--watch")
+    assert watched.returncode == 0 and "17 runs: 17 done" in watched.stdout and "17/17 runs" in watched.stderr
+    assert training.wait(timeout=120) == 0
+
+
 def test_status_plan_clean_and_help(undisturbed):
     sweep, root, _ = undisturbed
     status = scaling("status", root)

@@ -18,8 +18,8 @@ Command = Callable[[argparse.Namespace], int]
 
 EXAMPLES = {
     "fit": "scaling fit results/quickstart --law chinchilla        scaling fit runs.csv --n-column params --exclude 'N < 1e6'",
-    "plot": "scaling plot results/quickstart --format pdf",
-    "report": "scaling report results/quickstart",
+    "plot": "scaling plot results/quickstart --format png,svg,pdf",
+    "report": "scaling report results/quickstart        scaling report results/first results/second",
     "query": 'scaling query results/quickstart "SELECT d_model, tokens, avg(loss) FROM runs GROUP BY ALL ORDER BY 1, 2"',
     "laws": "scaling laws        scaling laws besiroglu2024        scaling laws 'E + A*N**-alpha + B*D**-beta'",
     "predict": "scaling predict results/quickstart --params 1M --tokens 20M        scaling predict besiroglu2024 --params 1B --tokens 20B",
@@ -49,9 +49,13 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     fit = add("fit", fit_command, "fit laws to a results folder or any CSV of runs, with intervals; write tables, plots, checklist, report")
     fit.add_argument("--no-plots", action="store_true", help="leave the plots out (they take most of the time)")
     plot = add("plot", plot_command, "fit, then draw the plots (give it the flags that you gave to fit)")
-    report = add("report", report_command, "fit, draw, and write one self-contained HTML page and the checklist")
+    report = add(
+        "report", report_command, "fit, draw, and write one self-contained HTML page and the checklist; of two sweeps, what differs"
+    )
     for made in (fit, plot, report):
         made.add_argument("source", metavar="RESULTS|RUNS.csv", type=Path, help="a sweep's results folder, or a CSV of runs")
+        if made is report:
+            made.add_argument("other", metavar="OTHER", type=Path, nargs="?", help="a second sweep or CSV: compare the two under one law")
         _add_fit_options(made, many=True)
         made.add_argument(
             "--out",
@@ -59,7 +63,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
             type=Path,
             help="where to write (default: RESULTS; for a CSV beside it, its name without .csv)",
         )
-    plot.add_argument("--format", default="png", metavar="png|svg|pdf", help="format of the plots (default: png)")
+    plot.add_argument("--format", default="png", metavar="png|svg|pdf", help="formats of the plots, commas between (default: png)")
 
     query = add(
         "query",
@@ -197,11 +201,9 @@ def fit_command(arguments: argparse.Namespace) -> int:
 
 def plot_command(arguments: argparse.Namespace) -> int:
     """Print the paths of the plots to stdout."""
-    from analysis.errors import UserError
-    from analysis.plotting import FORMATS, plot_all
+    from analysis.plotting import parse_formats, plot_all
 
-    if arguments.format not in FORMATS:
-        raise UserError(f"--format {arguments.format!r} is unknown; allowed: {', '.join(FORMATS)}")
+    parse_formats(arguments.format)
     if texts := _analyse_texts(arguments, format=arguments.format):
         plots = texts[1]
     else:
@@ -217,8 +219,32 @@ def report_command(arguments: argparse.Namespace) -> int:
     from analysis.plotting import plot_all
     from analysis.report import write_report
 
+    if arguments.other is not None:
+        return _compare(arguments)
     analysis, out = _analyse(arguments)
     print(write_report(analysis, out, plot_all(analysis, out)))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Print what differs between two sweeps, and the path of the page."""
+    from analysis.between import compare_sweeps, comparison_answer
+    from analysis.errors import UserError
+    from analysis.fitting import Fit
+    from analysis.report_between import write_comparison
+
+    fits, names = [], []
+    for source in (arguments.source, arguments.other):
+        if not source.exists():
+            raise UserError(f"{source}: is no file or folder; name two results folders or CSVs of runs")
+        fitted = _source(argparse.Namespace(**{**vars(arguments), "source": source}))
+        assert isinstance(fitted, Fit)
+        fits.append(fitted)
+        names.append(re.sub(r"\.csv(\.gz)?$", "", source.resolve().name, flags=re.IGNORECASE))
+    found = compare_sweeps(*fits)
+    out = arguments.out or arguments.other.parent / f"{names[0]}-and-{names[1]}"
+    print(comparison_answer(found, (names[0], names[1])))
+    print(write_comparison(found, out, (names[0], names[1])))
     return 0
 
 

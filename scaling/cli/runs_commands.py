@@ -1,6 +1,7 @@
 """Commands that make runs: plan, run, worker, status, clean."""
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
     from scaling.plan import Trunk
-    from scaling.record import Resolved
+    from scaling.record import Folder, Resolved
 
+WATCH_SECONDS = 0.5
 EXAMPLES = {
     "plan": "scaling plan sweeps/quickstart.toml",
     "run": "scaling run sweeps/quickstart.toml --workers 2",
     "worker": "scaling worker results/quickstart",
-    "status": "scaling status results/quickstart",
+    "status": "scaling status results/quickstart --watch",
     "clean": "scaling clean results/quickstart --delete",
 }
 
@@ -44,6 +46,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
     status = add("status", status_command, "done / running / failed / diverged / missing, with reasons")
     status.add_argument("results", metavar="RESULTS", type=Path)
+    how = status.add_mutually_exclusive_group()
+    how.add_argument("--watch", action="store_true", help="the live view of whoever trains this folder, until all is done or Ctrl-C")
+    how.add_argument("--json", action="store_true", help="every run with its status, for scripts")
     clean = add("clean", clean_command, "what is kept, what can go, how much disk")
     clean.add_argument("results", metavar="RESULTS", type=Path)
     clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
@@ -276,14 +281,20 @@ def worker_command(arguments: argparse.Namespace) -> int:
 
 
 def status_command(arguments: argparse.Namespace) -> int:
-    """One line a run that is not done, and the totals."""
+    """One line a run that is not done, and the totals; or all runs as JSON; or the live view first."""
     from collections import Counter
 
     from scaling.record import Folder, read_resolved
     from scaling.tables import run_rows
 
     resolved = read_resolved(arguments.results)
+    if arguments.watch:
+        _watch(Folder(arguments.results), resolved)
     rows = run_rows(Folder(arguments.results), resolved)
+    if arguments.json:
+        names = ("run_id", "trunk_id", "status", "role", "reason", "tokens", "loss")
+        print(json.dumps([{name: row[name] if row[name] != "" else None for name in names} for row in rows], indent=1))
+        return 0
     for row in rows:
         if row["status"] != "done":
             print(f"{row['status']:9} {row['role']:8} {row['run_id']}  {row['reason']}".rstrip())
@@ -294,6 +305,18 @@ def status_command(arguments: argparse.Namespace) -> int:
     else:
         print(f"next: {program()} run {arguments.results / 'sweep.toml'} --results {arguments.results.parent}", file=sys.stderr)
     return 0
+
+
+def _watch(folder: "Folder", resolved: "Resolved") -> None:
+    """Draw what the folder shows until every run is done or failed."""
+    from scaling.display import Display, look
+    from scaling.plan import group_trunks
+
+    display, trunks = Display(folder, resolved), group_trunks(resolved.runs)
+    while any(view.done_runs < len(view.trunk.runs) and not view.failed for view in (look(folder, trunk) for trunk in trunks)):
+        display.update()
+        time.sleep(WATCH_SECONDS)
+    display.update(last=True)
 
 
 def clean_command(arguments: argparse.Namespace) -> int:
