@@ -1,17 +1,18 @@
 """The text of a segment of steps as the compiled program takes it: windows, or their places in text that lies on the device."""
 
+from functools import lru_cache
+
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from scaling.config import TrunkConfig
 from scaling.corpus import Corpus
 from scaling.evaluate import compile_evaluation
+from scaling.mesh import place_everywhere, place_text
 from scaling.mixture import training_starts, training_windows
 from scaling.program import LOG_EVERY, Resident, compile_training
 from scaling.tokenizer import token_dtype
-
-_ON_DEVICE: dict[str, jax.Array] = {}
 
 
 def is_resident(corpus: Corpus) -> bool:
@@ -19,12 +20,10 @@ def is_resident(corpus: Corpus) -> bool:
     return jax.default_backend() != "cpu" and len(corpus.train) < 2**31
 
 
-def resident_tokens(corpus: Corpus) -> jax.Array:
-    """All training tokens, on the device."""
-    if corpus.content_hash not in _ON_DEVICE:
-        _ON_DEVICE.clear()  # one corpus at a time
-        _ON_DEVICE[corpus.content_hash] = jnp.asarray(corpus.train)
-    return _ON_DEVICE[corpus.content_hash]
+@lru_cache(maxsize=1)  # one corpus at a time
+def resident_tokens(corpus: Corpus, mesh: Mesh | None = None) -> jax.Array:
+    """All training tokens, on every device."""
+    return place_everywhere(mesh, corpus.train)
 
 
 def windows_of(corpus: Corpus, config: TrunkConfig, first: int, stop: int) -> np.ndarray:
@@ -49,18 +48,11 @@ def starts_of(corpus: Corpus, config: TrunkConfig, first: int, stop: int) -> np.
     return out
 
 
-def text_of(corpus: Corpus, config: TrunkConfig, first: int, stop: int) -> np.ndarray | Resident:
+def text_of(corpus: Corpus, config: TrunkConfig, first: int, stop: int, mesh: Mesh | None = None) -> jax.Array | np.ndarray | Resident:
     """The text of steps `first` to `stop`."""
     if is_resident(corpus):
-        return Resident(resident_tokens(corpus), starts_of(corpus, config, first, stop))
-    return windows_of(corpus, config, first, stop)
-
-
-def compile_ahead(corpus: Corpus, config: TrunkConfig) -> None:
-    """Compile what a trunk runs, or fetch it from the shared cache."""
-    nothing = (config, 0, 0)
-    compile_training(config, text_of(corpus, *nothing) if config.lanes == 1 else text_of_lanes(corpus, [nothing] * config.lanes))
-    compile_evaluation(config.model, config.precision)
+        return Resident(resident_tokens(corpus, mesh), place_text(mesh, starts_of(corpus, config, first, stop)))
+    return place_text(mesh, windows_of(corpus, config, first, stop))
 
 
 def text_of_lanes(corpus: Corpus, lanes: list[tuple[TrunkConfig, int, int]]) -> np.ndarray | Resident:
@@ -68,3 +60,10 @@ def text_of_lanes(corpus: Corpus, lanes: list[tuple[TrunkConfig, int, int]]) -> 
     if is_resident(corpus):
         return Resident(resident_tokens(corpus), np.stack([starts_of(corpus, *lane) for lane in lanes]))
     return np.stack([windows_of(corpus, *lane) for lane in lanes])
+
+
+def compile_ahead(corpus: Corpus, config: TrunkConfig, mesh: Mesh | None = None) -> None:
+    """Compile what a trunk runs, or fetch it from the shared cache."""
+    idle = (config, 0, 0)
+    compile_training(config, text_of(corpus, *idle, mesh) if config.lanes == 1 else text_of_lanes(corpus, [idle] * config.lanes), mesh)
+    compile_evaluation(config.model, config.precision, mesh)

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
 from scaling.architectures import architecture_of
 from scaling.config import ModelConfig, OptimizerConfig, Precision, TrunkConfig
+from scaling.mesh import place_state, replicated, state_shardings
 from scaling.optimizer import make_optimizer, rate_multiplier
 from scaling.timings import Stopwatch
 
@@ -62,13 +64,24 @@ class Program:
 
 
 @lru_cache(maxsize=4)
-def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision = "float32", micro_batches: int = 1) -> Program:
-    """Build the training program of a shape. The gradient is the mean over `micro_batches` parts of the batch, one after the other."""
+def program(
+    model: ModelConfig, optimizer: OptimizerConfig, precision: Precision = "float32", micro_batches: int = 1, mesh: Mesh | None = None
+) -> Program:
+    """Build the training program of a shape. The gradient is the mean over `micro_batches` parts of the batch, one after the other.
+
+    With a mesh, the state is split over its devices, and the text must be (`scaling.mesh.place_text`).
+    """
     transform, architecture = make_optimizer(optimizer, precision), architecture_of(model, precision)
 
+    def shardings() -> dict[str, Any]:
+        parameters = jax.eval_shape(lambda: architecture.initial_parameters(model, 0))
+        return state_shardings(mesh, {"parameters": parameters, "optimizer": jax.eval_shape(transform.init, parameters)})
+
+    where = {"parameters": None, "optimizer": None} if mesh is None else shardings()
+
     def start(seed: int) -> State:
-        parameters = architecture.initial_parameters(model, seed)
-        state = {"parameters": parameters, "optimizer": jax.jit(transform.init)(parameters)}
+        parameters = place_state(mesh, architecture.initial_parameters(model, seed))
+        state = {"parameters": parameters, "optimizer": jax.jit(transform.init, out_shardings=where["optimizer"])(parameters)}
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)  # no weak types: they would compile `advance` twice
 
     def batch_of(text, index):
@@ -81,7 +94,7 @@ def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision
         whole = jax.value_and_grad(lambda p, windows: architecture.mean_loss(model, p, windows))
         if micro_batches == 1:
             return whole(parameters, batch)
-        parts = batch.reshape(micro_batches, -1, batch.shape[-1])
+        parts = batch.reshape(-1, micro_batches, batch.shape[-1]).swapaxes(0, 1)  # of every device's windows a share in each part
 
         def add(total, part):
             return jax.tree.map(jnp.add, total, whole(parameters, part)), None
@@ -129,7 +142,7 @@ def program(model: ModelConfig, optimizer: OptimizerConfig, precision: Precision
     donated = () if precision == "float32" else (0,)  # on a GPU the new state takes the place of the old one
     return Program(
         start=start,
-        advance=jax.jit(advance, donate_argnums=donated),
+        advance=jax.jit(advance, donate_argnums=donated, out_shardings=None if mesh is None else (where, replicated(mesh), replicated(mesh))),
         advance_population=jax.jit(advance_population, donate_argnums=donated),
         put=jax.jit(lambda states, lane, state: jax.tree.map(lambda all_, one: all_.at[lane].set(one), states, state), donate_argnums=0),
         take=jax.jit(lambda states, lane: jax.tree.map(lambda leaf: leaf[lane], states)),
@@ -145,9 +158,9 @@ def multiplier_at(step, schedule):
     return rate_multiplier(step, **schedule)
 
 
-def program_of(config: TrunkConfig) -> Program:
+def program_of(config: TrunkConfig, mesh: Mesh | None = None) -> Program:
     """The program of a trunk; trunks that differ in rates, schedule or seeds share it."""
-    return program(config.model, config.optimizer.without_rates, config.precision, config.batch_parts)
+    return program(config.model, config.optimizer.without_rates, config.precision, config.batch_parts, mesh)
 
 
 def rates_of(config: TrunkConfig) -> dict[str, np.float32]:
@@ -192,12 +205,12 @@ def count_compiled(stopwatch: Stopwatch) -> None:
     jax.monitoring.register_event_listener(note)
 
 
-def compile_training(config: TrunkConfig, text: Any) -> State:
+def compile_training(config: TrunkConfig, text: Any, mesh: Mesh | None = None) -> State:
     """Compile the program of a trunk, or of its population, by training no step with it; returns what it starts from.
 
     `text` is of the kind that training will bring. A population starts with the trunk's start in every lane.
     """
-    compiled, lanes = program_of(config), config.lanes
+    compiled, lanes = program_of(config, mesh), config.lanes
     state, rates, schedule, none = compiled.start(config.seed_init), rates_of(config), schedule_of(config), np.zeros(lanes, np.int32)
     multiplier_at(np.float32(0), schedule)
     if lanes == 1:

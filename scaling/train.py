@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+from jax.sharding import Mesh
 
 from scaling.accounting import training_flops_per_token
 from scaling.batches import text_of
@@ -27,6 +28,7 @@ from scaling.corpus import Corpus
 from scaling.environment import environment
 from scaling.evaluate import compile_evaluation, held_out_losses
 from scaling.forecasts import forecast_hash
+from scaling.mesh import agreed, on_host, place_state
 from scaling.plan import Trunk
 from scaling.program import LOG_EVERY, NEVER, State, compile_training, multiplier_at, program_of, rates_of, schedule_of
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
@@ -57,16 +59,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Everything that training one claimed trunk needs."""
+    """Everything that training one claimed trunk needs.
+
+    `claim` is None in all but the first of several processes that train a trunk together: they compute along and write nothing.
+    """
 
     folder: Folder
     trunk: Trunk
-    claim: Claim
+    claim: Claim | None
     corpus: Corpus
     keep: str = "final"
     checkpoint_seconds: float = 20.0
     notify: Callable[[str], None] = field(default=lambda message: None)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    mesh: Mesh | None = None
 
     @property
     def config(self) -> TrunkConfig:
@@ -76,6 +82,7 @@ class Trainer:
     @property
     def attempt_folder(self) -> Path:
         """Working files of this attempt."""
+        assert self.claim is not None
         return self.folder.trunk(self.trunk.trunk_id) / f"attempt-{self.claim.attempt}"
 
     @property
@@ -88,7 +95,8 @@ class Trainer:
     @property
     def pending(self) -> list[RunConfig]:
         """Branches that have no result yet, shortest first."""
-        return [run for run in self.trunk.runs if read_result(self.folder, run.run_id) is None]
+        missing = agreed([read_result(self.folder, run.run_id) is None for run in self.trunk.runs])
+        return [run for run, is_missing in zip(self.trunk.runs, missing, strict=True) if is_missing]
 
     def train(self) -> None:
         """Train every branch that has no result yet, shortest first.
@@ -102,7 +110,7 @@ class Trainer:
         progress: Progress | None = None
         if pending:
             with self.stopwatch.during("compilation"):
-                compile_training(self.config, text_of(self.corpus, self.config, 0, 0))
+                compile_training(self.config, text_of(self.corpus, self.config, 0, 0, self.mesh), self.mesh)
         ended: Diverged | None = None  # once the trunk has diverged, so have all longer branches
         for run in pending:
             if ended is None:
@@ -137,23 +145,23 @@ class Trainer:
 
     def fresh(self) -> Progress:
         """The start."""
-        return Progress(state=program_of(self.config).start(self.config.seed_init), step=0, points=[])
+        return Progress(state=program_of(self.config, self.mesh).start(self.config.seed_init), step=0, points=[])
 
     def _advance(self, progress: Progress, stop: int, *, cooldown: tuple[float, float], phase: str) -> Progress:
-        compiled = program_of(self.config)
+        compiled = program_of(self.config, self.mesh)
         rates, schedule = rates_of(self.config), schedule_of(self.config, cooldown)
         state, step, points = progress.state, progress.step, list(progress.points)
         saved_at = time.monotonic()
         while step < stop:
             end = self.segment_end(step, stop)
             with self.stopwatch.during("training"):
-                text = text_of(self.corpus, self.config, step, end)
+                text = text_of(self.corpus, self.config, step, end, self.mesh)
                 state, losses, gradient_norm = compiled.advance(state, step, end, text, rates, schedule)
                 losses = np.asarray(losses)[: end - step].astype(np.float64)
             self.stopwatch.steps += end - step
             points.append(self.log(phase, step, losses, gradient_norm=float(gradient_norm), schedule=schedule))
             step = end
-            if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
+            if step < stop and agreed(time.monotonic() - saved_at > self.checkpoint_seconds):
                 self.save(phase, Progress(state, step, points))
                 saved_at = time.monotonic()
         return Progress(state, step, points)
@@ -181,8 +189,9 @@ class Trainer:
             "learning_rate": float(multiplier_at(np.float32(end - 1), schedule)) * self.config.optimizer.learning_rate,
             "grad_norm": gradient_norm,
         }
-        with open(self.attempt_folder / "metrics.jsonl", "ab") as live:
-            live.write(encode_metrics([{**point, "branch": phase}]))
+        if self.claim is not None:
+            with open(self.attempt_folder / "metrics.jsonl", "ab") as live:
+                live.write(encode_metrics([{**point, "branch": phase}]))
         return point
 
     # ------------------------------------------------------------ evaluation and publication
@@ -190,11 +199,17 @@ class Trainer:
     def _evaluate(self, parameters: dict) -> dict[str, Any]:
         """Held-out loss, overall and of each domain of the corpus."""
         with self.stopwatch.during("compilation"):
-            compile_evaluation(self.config.model, self.config.precision)
+            compile_evaluation(self.config.model, self.config.precision, self.mesh)
         with self.stopwatch.during("evaluation"):
-            data = self.config.data
-            windows, split, precision = data.evaluation_windows, data.evaluation_split, self.config.precision
-            return held_out_losses(self.config.model, parameters, self.corpus, windows=windows, split=split, precision=precision)
+            return held_out_losses(
+                self.config.model,
+                parameters,
+                self.corpus,
+                windows=self.config.data.evaluation_windows,
+                split=self.config.data.evaluation_split,
+                precision=self.config.precision,
+                mesh=self.mesh,
+            )
 
     def publish(self, run: RunConfig, branch: Progress) -> None:
         """Evaluate a branch that is at its end, and publish it."""
@@ -209,7 +224,8 @@ class Trainer:
             "train_loss": branch.points[-1]["train_loss"],
             "flops": run.tokens * training_flops_per_token(self.config.model),
         }
-        self._publish(run, result, branch.points, {"weights.safetensors": encode_tree(branch.state["parameters"], metadata)})
+        weights = on_host(branch.state["parameters"])
+        self._publish(run, result, branch.points, {"weights.safetensors": encode_tree(weights, metadata)})
 
     def publish_diverged(self, run: RunConfig, divergence: Diverged, progress: Progress | None) -> None:
         """Publish that a branch has no loss."""
@@ -218,6 +234,8 @@ class Trainer:
         self._publish(run, result, progress.points if progress else [], {})
 
     def _publish(self, run: RunConfig, result: dict[str, Any], points: list[Point], files: dict[str, bytes]) -> None:
+        if self.claim is None:
+            return
         staged = self.attempt_folder / f"run-{run.run_id}"
         remove(staged)
         staged.mkdir(parents=True)
@@ -233,6 +251,7 @@ class Trainer:
             "trunk_id": self.trunk.trunk_id,
             "attempt": self.claim.attempt,
             "numerics_id": environment()["numerics_id"],
+            "devices": 1 if self.mesh is None else self.mesh.size,
             "host": environment()["host"],
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "timings": msgspec.to_builtins(self.stopwatch.lap()),
@@ -250,7 +269,10 @@ class Trainer:
     def save(self, phase: str, progress: Progress) -> None:
         """Publish a state: first its points, then the state, then drop what it replaces."""
         path = self._state_path(phase, progress.step)
-        if path.exists():
+        if agreed(path.exists()):
+            return
+        state = on_host(progress.state)
+        if self.claim is None:
             return
         metadata = {
             "trunk_id": self.trunk.trunk_id,
@@ -262,35 +284,43 @@ class Trainer:
         with owned(self.folder, self.trunk.trunk_id, self.claim):
             if phase == TRUNK:
                 write_atomic(self.folder.trunk(self.trunk.trunk_id) / "metrics.jsonl", encode_metrics(progress.points))
-            write_atomic(path, encode_tree(progress.state, metadata))
+            write_atomic(path, encode_tree(state, metadata))
         self.prune()
 
     def load(self, phase: str, at_most: int) -> Progress | None:
         """The latest intact saved state of a phase at or before a step, from the same numerics; damaged ones are set aside."""
-        folder = self.folder.trunk(self.trunk.trunk_id)
-        found = [(path_step(path), path) for path in folder.glob(self._state_path(phase, 0).name.replace("-0.", "-*."))]
-        for step, path in sorted((entry for entry in found if 0 < entry[0] <= at_most), reverse=True):
-            progress = self._read_state(path, phase, step)
+        progress = None if self.claim is None else self._latest(phase, at_most)
+        step = int(agreed(progress.step if progress else 0))
+        return self._read_state(phase, step) if step and progress is None else progress
+
+    def _latest(self, phase: str, at_most: int) -> Progress | None:
+        pattern = self._state_path(phase, 0).name.replace("-0.", "-*.")
+        found = {path_step(path) for path in self.folder.trunk(self.trunk.trunk_id).glob(pattern)}
+        for step in sorted((step for step in found if 0 < step <= at_most), reverse=True):
+            try:
+                progress = self._read_state(phase, step)
+            except (OSError, ValueError, KeyError) as error:
+                self.notify(f"damaged state set aside: {set_aside(self._state_path(phase, step)).name} ({error})")
+                continue
             if progress is not None:
                 self.notify(f"{self.trunk.trunk_id}: continues at step {step}")
                 return progress
         return None
 
-    def _read_state(self, path: Path, phase: str, step: int) -> Progress | None:
-        try:
-            tensors, metadata = decode_tree(path.read_bytes())
-            points = json.loads(metadata["points"])
-            if (self.trunk.trunk_id, phase, str(step)) != (metadata["trunk_id"], metadata["phase"], metadata["step"]):
-                raise ValueError("state of another trunk, phase or step")
-        except (OSError, ValueError, KeyError) as error:
-            self.notify(f"damaged state set aside: {set_aside(path).name} ({error})")
-            return None
+    def _read_state(self, phase: str, step: int) -> Progress | None:
+        """A saved state on the devices of this run, whatever it was written on; None when it is of other numerics."""
+        tensors, metadata = decode_tree(self._state_path(phase, step).read_bytes())
+        points = json.loads(metadata["points"])
+        if (self.trunk.trunk_id, phase, str(step)) != (metadata["trunk_id"], metadata["phase"], metadata["step"]):
+            raise ValueError("state of another trunk, phase or step")
         if metadata["numerics_id"] != environment()["numerics_id"]:
             return None
-        return Progress(state=restore_tree(tensors, self.fresh().state), step=step, points=points)
+        return Progress(state=place_state(self.mesh, restore_tree(tensors, self.fresh().state)), step=step, points=points)
 
     def prune(self, *, last: bool = False) -> None:
         """Keep what the sweep says: `final` the last trunk state; `all` every state; `none` nothing once the trunk is done."""
+        if self.claim is None:
+            return
         folder = self.folder.trunk(self.trunk.trunk_id)
         states = sorted(folder.glob("state-*.safetensors"), key=path_step)
         branches = sorted(folder.glob("branch-*.safetensors"), key=path_step)

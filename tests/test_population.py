@@ -93,7 +93,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [2, 4, 6, 8])
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
 def test_interrupted_anywhere_equals_uninterrupted_bit_for_bit(tmp_path, tiny_sweep, stop_after, monkeypatch):
     resolved = planned(tiny_sweep, population=3)
     resolved = msgspec.structs.replace(resolved, runs=[run for run in resolved.runs if run.trunk.model.d_model == 8])
