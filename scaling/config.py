@@ -148,14 +148,19 @@ class Devices(Struct, frozen=True):
     """`[devices]`: what one run, or many small ones at once, is spread over (docs/gpu.md).
 
     `memory`: bytes of one device, to which micro-batches and populations are fitted. `population`: how many runs of one shape are trained
-    as one program; auto: by their number, their batch and the memory. One run is spread over `data` x `parameters` devices: the batch over
-    all of them, parameters and optimizer over `parameters`.
+    as one program; auto: by their number, their batch and the memory; one by one where the memory is not given. One run is spread over
+    `data` x `parameters` devices: the batch over all of them, parameters and optimizer over `parameters`.
     """
 
     memory: Quantity | None = None
-    population: Positive | Literal["auto"] = 1
+    population: Positive | Literal["auto"] = "auto"
     data: Positive = 1
     parameters: Positive = 1
+
+    @property
+    def spread(self) -> int:
+        """Devices of one run."""
+        return self.data * self.parameters
 
 
 class Sweep(Struct, frozen=True):

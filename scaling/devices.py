@@ -38,14 +38,11 @@ def fit_to_devices(runs: list[RunConfig], devices: Devices, *, members: int | No
     UserError
         A run that does not fit into `devices.memory`, or settings that exclude each other.
     """
-    spread = devices.data * devices.parameters
-    if devices.population != 1 and spread > 1:
+    if devices.population not in ("auto", 1) and devices.spread > 1:
         raise UserError(
             f"devices.population = {devices.population} is for models that leave one device idle, devices.data x devices.parameters = "
-            f"{spread} for those too large for one; set one of them to 1"
+            f"{devices.spread} for those too large for one; set one of them to 1"
         )
-    if devices.population == "auto" and devices.memory is None:
-        raise UserError('devices.population = "auto" needs devices.memory, such as "80G", to know how many models fit')
     counted = Counter((role, lane_key(trunk)) for role, trunk in {(run.role, run.trunk) for run in runs})
     chosen: dict[TrunkConfig, TrunkConfig] = {}
     for run in runs:
@@ -55,23 +52,15 @@ def fit_to_devices(runs: list[RunConfig], devices: Devices, *, members: int | No
 
 
 def _fit(config: TrunkConfig, devices: Devices, *, members: int) -> TrunkConfig:
-    windows, spread = config.data.batch_tokens // config.model.sequence_length, devices.data * devices.parameters
-    if windows % spread:
+    windows = config.data.batch_tokens // config.model.sequence_length
+    if windows % devices.spread:
         raise UserError(
             f"training.batch_tokens = {config.data.batch_tokens} is {windows} windows, which cannot be split among devices.data x "
-            f"devices.parameters = {spread} devices; use a multiple of {spread * config.model.sequence_length}"
+            f"devices.parameters = {devices.spread} devices; use a multiple of {devices.spread * config.model.sequence_length}"
         )
-    lanes = 1
-    if devices.population == "auto":
-        lanes = min(_power_of_two(members, up=True), _power_of_two(TOKENS_IN_FLIGHT // config.data.batch_tokens, up=False))
-        while lanes > 1 and not _fits(_memory(config, devices, windows=windows // spread, lanes=lanes), devices):
-            lanes //= 2
-    else:
-        lanes = devices.population
-    each = windows // spread
-    parts = next(
-        (n for n in range(1, each + 1) if each % n == 0 and _fits(_memory(config, devices, windows=each // n, lanes=lanes), devices)), 0
-    )
+    each = windows // devices.spread
+    lanes = _lanes(config, devices, windows=each, members=members) if devices.population == "auto" else devices.population
+    parts = next((n for n in range(1, each + 1) if each % n == 0 and _fits(config, devices, windows=each // n, lanes=lanes)), 0)
     if not parts:
         raise UserError(
             f"devices.memory = {devices.memory}: training d_model = {config.model.d_model} on a single window at a time takes "
@@ -85,9 +74,19 @@ def _fit(config: TrunkConfig, devices: Devices, *, members: int) -> TrunkConfig:
     )
 
 
+def _lanes(config: TrunkConfig, devices: Devices, *, windows: int, members: int) -> int:
+    """Size of an `auto` population: a power of two, for as many trunks as there are, as long as they leave a device idle and fit."""
+    if devices.memory is None or devices.spread > 1:
+        return 1
+    lanes = min(_power_of_two(members, up=True), _power_of_two(TOKENS_IN_FLIGHT // config.data.batch_tokens, up=False))
+    while lanes > 1 and not _fits(config, devices, windows=windows, lanes=lanes):
+        lanes //= 2
+    return lanes
+
+
 def memory_of(config: TrunkConfig, devices: Devices) -> Memory:
     """What a device needs for a trunk as it is planned."""
-    windows = config.data.batch_tokens // config.model.sequence_length // (devices.data * devices.parameters * config.batch_parts)
+    windows = config.data.batch_tokens // config.model.sequence_length // (devices.spread * config.batch_parts)
     return _memory(config, devices, windows=windows, lanes=config.lanes)
 
 
@@ -102,7 +101,8 @@ def _memory(config: TrunkConfig, devices: Devices, *, windows: int, lanes: int) 
     )
 
 
-def _fits(memory: Memory, devices: Devices) -> bool:
+def _fits(config: TrunkConfig, devices: Devices, *, windows: int, lanes: int) -> bool:
+    memory = _memory(config, devices, windows=windows, lanes=lanes)
     return devices.memory is None or memory.total <= USABLE * parse_quantity(devices.memory)
 
 

@@ -32,7 +32,7 @@ def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
 
 
 def worker_environment(*, cpu_devices: int = 1) -> dict[str, str]:
-    """Environment of a worker, on top of the user's: one thread on a CPU (also when it plays several devices), nearly all of a GPU's memory."""
+    """Environment of a worker, on top of the user's: one thread on a CPU (which may play several devices), nearly all of a GPU's memory."""
     target, flags = platform_of_workers(), os.environ.get("XLA_FLAGS", "")
     shared = {"JAX_PLATFORMS": target, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
     if target != "cpu":

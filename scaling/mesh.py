@@ -25,7 +25,7 @@ def make_mesh(devices: Devices) -> Mesh | None:
     UserError
         There are too few; or, with several processes, some that would have nothing to do.
     """
-    needed, found = devices.data * devices.parameters, jax.devices()
+    needed, found = devices.spread, jax.devices()
     if needed > len(found) or (jax.process_count() > 1 and needed < len(found)):
         raise UserError(
             f"devices.data x devices.parameters = {needed}, but JAX has {len(found)} devices ({found[0].platform}) in "

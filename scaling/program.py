@@ -142,7 +142,9 @@ def program(
     donated = () if precision == "float32" else (0,)  # on a GPU the new state takes the place of the old one
     return Program(
         start=start,
-        advance=jax.jit(advance, donate_argnums=donated, out_shardings=None if mesh is None else (where, replicated(mesh), replicated(mesh))),
+        advance=jax.jit(
+            advance, donate_argnums=donated, out_shardings=None if mesh is None else (where, replicated(mesh), replicated(mesh))
+        ),
         advance_population=jax.jit(advance_population, donate_argnums=donated),
         put=jax.jit(lambda states, lane, state: jax.tree.map(lambda all_, one: all_.at[lane].set(one), states, state), donate_argnums=0),
         take=jax.jit(lambda states, lane: jax.tree.map(lambda leaf: leaf[lane], states)),

@@ -12,11 +12,11 @@ from scaling import population
 from scaling.config import UserError
 from scaling.corpus import prepare
 from scaling.devices import fit_to_devices, lane_key
-from scaling.launch import work
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder, Resolved, read_metrics, read_result, write_json
 from scaling.sweep_file import load_sweep
 from scaling.train import Trainer
+from scaling.worker import work
 
 
 def planned(path, **devices) -> Resolved:

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 from scaling import claim as claims
 from scaling import train
 from scaling.corpus import prepare
-from scaling.launch import work
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder, Resolved, read_metrics, read_result, write_json
 from scaling.sweep_file import load_sweep
 from scaling.train import Trainer
+from scaling.worker import work
 
 
 def resolve_all(path):
