@@ -165,23 +165,23 @@ def unmeasured(calibration: Calibration, configs: Iterable[TrunkConfig]) -> list
 # ---------------------------------------------------------------- the file
 
 
-def calibration_path(workers: int) -> Path:
-    """Where the calibration for `workers` workers side by side lies: with the compiled programs, so that it goes when they go."""
+def calibration_path(workers: int, spread: int = 1) -> Path:
+    """Where the calibration for `workers` workers side by side, each on `spread` devices, lies: with the compiled programs."""
     code = [canonical_hash((Path(__file__).parent / f"{name}.py").read_text()) for name in _COMPILED_CODE]
-    return cache_folder() / "compiled" / "calibration" / f"{canonical_hash([machine_facts(), RECIPE_VERSION, code, workers])}.json"
+    return cache_folder() / "compiled" / "calibration" / f"{canonical_hash([machine_facts(), RECIPE_VERSION, code, workers, spread])}.json"
 
 
-def read_calibration(workers: int) -> Calibration:
+def read_calibration(workers: int, spread: int = 1) -> Calibration:
     """What is known of this machine: nothing, when the file is missing, damaged or from another version."""
     try:
-        return msgspec.json.decode(calibration_path(workers).read_bytes(), type=Calibration)
+        return msgspec.json.decode(calibration_path(workers, spread).read_bytes(), type=Calibration)
     except (OSError, msgspec.MsgspecError):
         return Calibration()
 
 
-def write_calibration(calibration: Calibration, *, workers: int) -> None:
+def write_calibration(calibration: Calibration, *, workers: int, spread: int = 1) -> None:
     """Keep it for the next command."""
-    write_json(calibration_path(workers), calibration)
+    write_json(calibration_path(workers, spread), calibration)
 
 
 # ---------------------------------------------------------------- measuring and learning

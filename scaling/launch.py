@@ -1,7 +1,8 @@
 """Starting workers: the settings of their process, and the parent that keeps local ones going.
 
 The folder is the only coordinator: a worker (`scaling.worker`) takes the dearest free trunk until nothing is left. Any engine that can
-start `scaling worker RESULTS` on machines that share the folder adds workers. Hold-out trunks are free only once their forecast is registered.
+start `scaling worker RESULTS` on machines that share the folder adds workers. Hold-out trunks are free only once their forecast is
+registered.
 """
 
 import os

@@ -51,7 +51,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     worker.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        help="one of several processes that train every run together: where the first one listens; auto: as Slurm, Open MPI or Kubernetes say",
+        help="one of several processes that train every run together: where the first listens; auto: as Slurm, Open MPI or Kubernetes say",
     )
     worker.add_argument("--processes", type=_count, help="how many there are")
     worker.add_argument("--process", type=_count, help="which one this is, from 0")
@@ -138,7 +138,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     trunks = group_trunks(resolved.runs)
     todo = pending_trunks(folder, resolved)
     total = sum(trunk.flops for trunk in trunks)
-    expected = estimate(folder, todo, _calibrated(todo, workers=workers), workers=workers)
+    expected = estimate(folder, todo, _calibrated(todo, workers=workers, spread=resolved.sweep.devices.spread), workers=workers)
     rough = "" if expected.measured else " (rough: from typical rates)"
     print(
         f"{len(resolved.runs)} runs on {len(trunks)} trunks, {total:.2e} FLOPs with shared trunks counted once; "
@@ -153,7 +153,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _calibrated(todo: list["Trunk"], *, workers: int) -> "Calibration":
+def _calibrated(todo: list["Trunk"], *, workers: int, spread: int) -> "Calibration":
     """Read what is known of this machine; where it says nothing about trunks that are to be trained, measure first."""
     from scaling.calibration import (
         MeasuringFailed,
@@ -167,9 +167,9 @@ def _calibrated(todo: list["Trunk"], *, workers: int) -> "Calibration":
     from scaling.display import clock
     from scaling.launch import usable_cpus
 
-    calibration = read_calibration(workers)
+    calibration = read_calibration(workers, spread)
     configs = [config for config in unmeasured(calibration, [trunk.config for trunk in todo]) if is_measurable(config)]
-    if not configs:
+    if spread > 1 or not configs:
         return calibration
     print(f"measuring this machine (about {clock(measuring_seconds(configs, workers=workers))}, once)", file=sys.stderr, flush=True)
     try:
@@ -207,7 +207,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_json(folder.resolved, resolved)
     todo = len(resolved.runs) - check_results(folder, resolved)
     pending = pending_trunks(folder, resolved)
-    expected = estimate(folder, pending, read_calibration(workers), workers=workers)
+    expected = estimate(folder, pending, read_calibration(workers, resolved.sweep.devices.spread), workers=workers)
     note = f"{todo} of {len(resolved.runs)} runs to train" if todo else "nothing to train"
     rough = "" if expected.measured else f" (rough: `{program()} plan` measures this machine)"
     about = f"about {clock(expected.seconds)}{rough}"
