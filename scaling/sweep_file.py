@@ -1,6 +1,7 @@
 """Reading a sweep file: TOML -> a checked `Sweep`; what is wrong is said in one line."""
 
 import codecs
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import msgspec
 
 from scaling.config import (
+    Cell,
     DataGrid,
     Devices,
     Evaluation,
     FitOptions,
+    Forecast,
     Holdout,
     ModelGrid,
     Records,
@@ -66,9 +69,13 @@ def _check_sweep(sweep: Sweep) -> None:
             raise UserError(
                 f"tune.rates has {len(sweep.tune.rates)} values; a minimum between rates needs at least 3, such as a factor 2 apart"
             )
+    if sweep.forecast and sweep.holdout is None:
+        raise UserError("[forecast] needs [holdout]: say which runs are forecast")
     if sweep.holdout:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
+    for number, cell in enumerate(sweep.run):
+        _check_axis(f"run[{number}].tokens", [cell.tokens])
     _check_text_axes(sweep)
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
@@ -131,7 +138,9 @@ _KEYS: dict[str, type[Struct]] = {
     "$.training": Training,
     "$.evaluation": Evaluation,
     "$.tune": Tune,
+    "$.run[...]": Cell,
     "$.holdout": Holdout,
+    "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
     "$.devices": Devices,
@@ -143,9 +152,10 @@ def _explain(message: str) -> str:
     text, _, at = message.partition(" - at `")
     where = at.rstrip("`") or "$"
     name = where.removeprefix("$").lstrip(".") or "top level"
-    if "unknown field" in text and where in _KEYS:
+    table = re.sub(r"\[\d+\]", "[...]", where)
+    if "unknown field" in text and table in _KEYS:
         key = text.split("`")[1]
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[where]))
+        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[table]))
         return f"unknown key `{key}` in {name}; allowed: {allowed}"
     if "missing required field" in text:
         return f"{text.replace('Object missing', 'missing').replace('field', 'key')} in {name}; see docs/sweeps.md"
