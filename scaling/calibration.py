@@ -18,7 +18,7 @@ import numpy as np
 from scaling.accounting import training_flops_per_token
 from scaling.config import RECIPE_VERSION, ModelConfig, Positive, Precision, RunConfig, TrunkConfig, canonical_hash
 from scaling.corpus import cache_folder
-from scaling.environment import machine_facts, platform_of_workers
+from scaling.environment import machine_facts, platform_of_workers, visible_gpus
 from scaling.record import write_json
 from scaling.timings import Timings
 
@@ -27,8 +27,8 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _COMPILED_CODE = ("accelerated", "environment", "evaluate", "fast", "model", "optimizer", "program")
 _TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 4.5e10))
 """Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
-_TYPICAL_GPU_FLOPS_PER_SECOND = ((64, 8e12), (144, 1.7e13), (256, 4.6e13), (384, 2.7e14), (512, 3.4e14), (768, 4e14), (10**9, 4.3e14))
-"""The same of one GPU: bfloat16 on an H200, up to width 256 with 2,048 tokens a step, beyond with 65,536 (docs/gpu.md)."""
+_GPU_LAYER_SECONDS, _GPU_FLOPS_PER_SECOND = 2e-4, 4e14
+"""A step of one GPU: so much a layer, however small, and the FLOPs at this rate; within 28 % of seven shapes on an H200 (docs/gpu.md)."""
 MEASURABLE_SECONDS = 2.0
 """A step that takes longer by the typical rates is not measured: `scaling plan` would take minutes."""
 _TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0
@@ -110,7 +110,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         cold = next((s.cold for s in nearest_first if s.cold is not None), _TYPICAL_COLD)
         warm = next((s.warm for s in nearest_first if s.warm is not None), _TYPICAL_WARM)
         if not family:
-            step = flops / typical_flops_per_second(config)
+            step = typical_step_seconds(config)
             window = step * config.model.sequence_length / config.data.batch_tokens / 3  # forward only is a third
             return Costs(step, window, cold, warm)
         beyond = flops / min(max(flops, family[0].flops), family[-1].flops)
@@ -139,10 +139,11 @@ def _flops(config: TrunkConfig) -> float:
     return step_flops(config.model, config.data.batch_tokens)
 
 
-def typical_flops_per_second(config: TrunkConfig) -> float:
-    """Training FLOP/s where nothing has been measured, by what workers train on."""
-    typical = _TYPICAL_FLOPS_PER_SECOND if platform_of_workers() == "cpu" else _TYPICAL_GPU_FLOPS_PER_SECOND
-    return next(speed for width, speed in typical if config.model.d_model <= width)
+def typical_step_seconds(config: TrunkConfig) -> float:
+    """A training step where nothing has been measured, by what workers train on; of a population one lane's share."""
+    if platform_of_workers() == "cpu":
+        return _flops(config) / next(speed for width, speed in _TYPICAL_FLOPS_PER_SECOND if config.model.d_model <= width)
+    return _GPU_LAYER_SECONDS * config.model.n_layers / config.lanes + _flops(config) / _GPU_FLOPS_PER_SECOND
 
 
 def _family(model: ModelConfig, batch_tokens: int, precision: Precision, lanes: int) -> Hashable:
@@ -188,8 +189,9 @@ def write_calibration(calibration: Calibration, *, workers: int, spread: int = 1
 
 
 def is_measurable(config: TrunkConfig) -> bool:
-    """Whether a step of a trunk is short enough here to be measured while somebody waits."""
-    return _flops(config) * config.lanes / typical_flops_per_second(config) <= MEASURABLE_SECONDS
+    """Whether a step of a trunk is short enough to be measured while somebody waits, and there is what it would be measured on."""
+    there = platform_of_workers() != "cuda" or visible_gpus()
+    return bool(there) and typical_step_seconds(config) * config.lanes <= MEASURABLE_SECONDS
 
 
 def measuring_seconds(configs: list[TrunkConfig], *, workers: int) -> float:
