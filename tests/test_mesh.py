@@ -14,6 +14,8 @@ import pytest
 from scaling.cli.main import main
 from scaling.config import Devices, UserError
 from scaling.corpus import prepare
+from scaling.display import Display
+from scaling.launch import launch
 from scaling.mesh import make_mesh
 from scaling.plan import resolve
 from scaling.record import Folder, Resolved, read_metrics, read_result, write_json
@@ -91,25 +93,15 @@ def test_losses_on_every_mesh_and_states_that_go_from_one_to_another(tmp_path, t
 
 
 def test_two_processes_train_each_run_together(tmp_path, tiny_sweep, reference):
-    """Each with two devices; only the first one writes."""
+    """Each with two devices; only the first one writes. `scaling run --workers 0` waits for them."""
     resolved = planned(tiny_sweep, data=2, parameters=2)
     folder = ready(tmp_path / "two", resolved)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        sys.executable,
-        "-m",
-        "scaling.cli.main",
-        "worker",
-        str(folder.root),
-        "--coordinator",
-        address,
-        "--processes",
-        "2",
-        "--process",
-    ]
+    command = f"{sys.executable} -m scaling.cli.main worker {folder.root} --coordinator {address} --processes 2 --process".split()
     processes = [subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True, env=os.environ) for number in (0, 1)]
+    launch(folder.root, workers=0, next_runs=lambda: None, display=Display(folder, resolved))
     said = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert_same_losses(folder, reference, planned(tiny_sweep), devices=4)
