@@ -11,6 +11,7 @@ import msgspec
 from scaling.config import (
     Cell,
     DataGrid,
+    Devices,
     Evaluation,
     FitOptions,
     Forecast,
@@ -146,6 +147,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
+    "$.devices": Devices,
 }
 
 
