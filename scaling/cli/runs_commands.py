@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.cli.numbers import not_negative
+from scaling.cli.status import status_command
 
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
     from scaling.plan import Trunk
-    from scaling.record import Folder, Resolved
+    from scaling.record import Resolved
 
-WATCH_SECONDS = 0.5
 EXAMPLES = {
     "plan": "scaling plan sweeps/quickstart.toml",
     "run": "scaling run sweeps/quickstart.toml --workers 2",
@@ -280,8 +280,6 @@ def _analyse(root: Path, resolved: "Resolved") -> list[dict[str, Any]]:
 
 def _write_provenance(session: "Session", *, command: str) -> None:
     """`provenance.json`: the command, what its time went to, and the environment of its runs (each run folder has its own)."""
-    import json
-
     from scaling.record import write_json
 
     paths = [session.folder.run(run.run_id) / "environment.json" for run in session.resolved.runs]
@@ -311,7 +309,7 @@ def _forget_failures(folder, resolved) -> None:
                 remove(folder.run(run.run_id))
 
 
-# ---------------------------------------------------------------- worker, status, clean
+# ---------------------------------------------------------------- worker, clean
 
 
 def worker_command(arguments: argparse.Namespace) -> int:
@@ -343,54 +341,6 @@ def worker_command(arguments: argparse.Namespace) -> int:
         waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
         print(f"worker: trained {trained} trunks{waiting}; next: {program()} run SWEEP.toml fits and reports", file=sys.stderr)
     return 0
-
-
-def status_command(arguments: argparse.Namespace) -> int:
-    """One line a run that is not done, and the totals; or all runs as JSON; or the live view first."""
-    from collections import Counter
-
-    from scaling.config import UserError
-    from scaling.record import Folder, read_resolved
-    from scaling.tables import run_rows
-
-    resolved = read_resolved(arguments.results)
-    if arguments.run_id and not arguments.provenance:
-        raise UserError("status --run names a run for --provenance; add it")
-    if arguments.provenance:
-        from scaling.cli.provenance import describe, provenance
-
-        found = provenance(arguments.results, arguments.run_id)
-        print(json.dumps(found, indent=1) if arguments.json else describe(found))
-        return 0
-    if arguments.watch:
-        _watch(Folder(arguments.results), resolved)
-    rows = run_rows(Folder(arguments.results), resolved)
-    if arguments.json:
-        names = ("run_id", "trunk_id", "status", "role", "reason", "tokens", "loss")
-        print(json.dumps([{name: row[name] if row[name] != "" else None for name in names} for row in rows], indent=1))
-        return 0
-    for row in rows:
-        if row["status"] != "done":
-            print(f"{row['status']:9} {row['role']:8} {row['run_id']}  {row['reason']}".rstrip())
-    counts = Counter(row["status"] for row in rows)
-    print(f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    if counts["done"] == len(rows):
-        print(f"complete; open {arguments.results / 'report.html'}", file=sys.stderr)
-    else:
-        print(f"next: {program()} run {arguments.results / 'sweep.toml'} --results {arguments.results.parent}", file=sys.stderr)
-    return 0
-
-
-def _watch(folder: "Folder", resolved: "Resolved") -> None:
-    """Draw what the folder shows until every run is done or failed."""
-    from scaling.display import Display, look
-    from scaling.plan import group_trunks
-
-    display, trunks = Display(folder, resolved), group_trunks(resolved.runs)
-    while any(view.done_runs < len(view.trunk.runs) and not view.failed for view in (look(folder, trunk) for trunk in trunks)):
-        display.update()
-        time.sleep(WATCH_SECONDS)
-    display.update(last=True)
 
 
 def clean_command(arguments: argparse.Namespace) -> int:
