@@ -98,7 +98,7 @@ def _add_fit_options(made: argparse.ArgumentParser, *, many: bool) -> None:
     made.add_argument("--n-column", metavar="C", help="column that is the law's N (default: the sweep's, else guessed)")
     made.add_argument("--d-column", metavar="C", help="column that is the law's D (default: guessed)")
     made.add_argument("--loss-column", metavar="C", help="column that is the loss (default: guessed)")
-    made.add_argument("--exclude", metavar="EXPR", help="leave runs out (exclusions.csv lists them): COLUMN OP VALUE, joined by `and`, `or`")
+    made.add_argument("--exclude", metavar="EXPR", help="leave runs out (exclusions.csv lists them): COLUMN OP VALUE, with `and`, `or`")
     made.add_argument("--bootstrap", metavar="DRAWS", help="draws for the intervals; 0 for instant ones, HC3 or CR2 (default: 1000)")
     made.add_argument("--seed", metavar="S", help="seed of the draws (default: 0)")
 
