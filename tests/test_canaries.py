@@ -30,11 +30,11 @@ def test_what_was_never_seen_has_a_random_rank_and_exposure_is_its_definition(fi
     model, resolved = open_model(finished_tiny), read_resolved(finished_tiny)
     data = model.run.trunk.data
     corpus = load(data.corpus, content_hash=data.corpus_hash, options=resolved.sweep.text)
-    canaries = make_canaries([0], each=60, seed=1)
+    canaries = make_canaries([0], each=30, seed=1)
     found = exposures(model, corpus, model.run, canaries)
     assert all(one.seen == 0 and one.bits == pytest.approx(math.log2((OTHERS + 1) / one.rank)) for one in found)
     bits = np.array([one.bits for one in found])
-    assert abs(bits.mean() - 1 / math.log(2)) < 4 * bits.std() / 60**0.5 + 0.05
+    assert abs(bits.mean() - 1 / math.log(2)) < 4 * bits.std() / 30**0.5 + 0.05
 
 
 def test_a_line_is_counted_in_the_windows_of_training(finished_tiny):

@@ -241,7 +241,10 @@ def test_the_command(finished_tiny, capsys):
     root = str(finished_tiny)
 
     def scaling(*arguments):
-        code = main([*map(str, arguments)])
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as stop:  # argparse
+            code = stop.code
         return code, *capsys.readouterr()
 
     sampled = ("generate", root, "--prompt", "ab", "--tokens", 40, "--seed", 3)
@@ -249,8 +252,8 @@ def test_the_command(finished_tiny, capsys):
     assert code == 0 and one.startswith("ab") and len(one.encode("utf-8")) > 30, said
     code, made, _ = scaling(*sampled, "--prompt", "cd", "--json")
     assert code == 0 and "ab" + json.loads(made)[0]["text"] + "\n" == one
-    code, ranked, _ = scaling("generate", root, "--prompt", "ab", "--strategy", "rank", "--candidates", 4, "--tokens", 10, "--all")
-    assert code == 0 and ranked.count("chosen with probability") == 4
+    code, ranked, _ = scaling("generate", root, "--prompt", "ab", "--strategy", "rank", "--candidates", 2, "--tokens", 10, "--all")
+    assert code == 0 and ranked.count("chosen with probability") == 2
     for arguments, words in [
         ((finished_tiny / "runs",), "neither a sweep's results folder"),
         ((finished_tiny / "nowhere",), "does not exist"),
@@ -258,6 +261,9 @@ def test_the_command(finished_tiny, capsys):
         ((root, "--run", "d16"), "is the beginning of several runs"),
         ((root, "--prompt", "x" * 100), "the prompt has 100 tokens, the model's context 32"),
         ((root, "--temperature", "-1"), "temperature = -1 is not positive"),
+        ((root, "--seed", "-1"), "'-1' is not a whole number from 0"),
+        ((root, "--strategy", "beam", "--length-power", "nan"), "length-power = nan is none"),
+        ((root, "--strategy", "rank", "--candidates", "1"), "ranking chooses among 2 to 1000"),
     ]:
         code, _, said = scaling("generate", *arguments)
         assert code == 2 and words in said and said.count("\n") <= 2, said

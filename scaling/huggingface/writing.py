@@ -44,7 +44,7 @@ def save_folder(model: LanguageModel, folder: Path, *, tokenizer: dict[str, Any]
         "clean_up_tokenization_spaces": False,
         **({"bos_token": end_text, "eos_token": end_text, "pad_token": end_text} if end_text else {}),
     }
-    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "do_sample": False, "max_length": model.config.context}
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "do_sample": False}
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
