@@ -14,6 +14,7 @@ from scaling import model as readable
 from scaling.cli.main import main
 from scaling.config import ModelConfig, UserError
 from scaling.decoder import empty_cache, forward
+from scaling.decoding import engine
 from scaling.decoding.sampling import Sampling, draw, filtered, settings
 from scaling.decoding.strategies import Beam, Greedy, Limits, Rank, Sample, choice_probabilities, generate
 from scaling.text_codec import TextCodec, TextStream
@@ -182,6 +183,15 @@ def test_same_seed_same_text_whatever_the_batch(in_bytes):
     again = generate(model, ["hello", "a"], Sample(), limits=limits)[0]
     other = generate(model, ["hello"], Sample(), limits=Limits(tokens=15, seed=6))[0]
     assert alone.tokens == again.tokens != other.tokens
+
+
+def test_a_program_is_compiled_once_a_shape(in_bytes):
+    model, _ = in_bytes
+    programs = (engine._prefill, engine._step)
+    generate(model, ["ab"], Greedy(), limits=Limits(tokens=3))
+    before = [program._cache_size() for program in programs]
+    generate(model, ["abcdef"], Sample(Sampling(temperature=0.5, top_k=9)), limits=Limits(tokens=9, seed=4))
+    assert [program._cache_size() for program in programs] == before
 
 
 def test_ranking_chooses_by_the_candidates_own_probabilities(small, sequence_logits):
