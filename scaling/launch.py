@@ -11,26 +11,23 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from scaling import claim as claims
 from scaling.config import ModelConfig
 from scaling.corpus import cache_folder
+from scaling.deaths import Deaths
 from scaling.environment import keep_freed_memory, worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, by_preference, group_trunks
 from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
+from scaling.stopping import Stop, Stopped
 from scaling.timings import Stopwatch
 
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 5.0
-MAX_DEATHS = 3
-"""A trunk whose worker died this often under one parent without an exception of its own is recorded as failed."""
-
-
-class WorkersFailed(Exception):
-    """Workers end before they can claim anything."""
+PARENT_GONE_GRACE, TERMINATED_GRACE = 4.0, 8.0
+"""Seconds in which a worker may save its state when its parent is gone, and when it gets SIGTERM."""
 
 
 def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
@@ -51,14 +48,19 @@ def is_released(folder: Folder, trunk: Trunk) -> bool:
 
 
 def work(
-    root: Path, *, follow: bool = False, notify: Callable[[str], None] = lambda message: None, stopwatch: Stopwatch | None = None
+    root: Path,
+    *,
+    follow: bool = False,
+    notify: Callable[[str], None] = lambda message: None,
+    stopwatch: Stopwatch | None = None,
+    stop: Stop | None = None,
 ) -> int:
     """Train what is free in a results folder until nothing is; returns the number of trunks that this worker trained.
 
     With `follow`, wait for trunks that are not released yet (until standard input closes) and compile their programs meanwhile.
-    `stopwatch` began with the process, if that is known.
+    `stopwatch` began with the process, if that is known; `stop` is how others ask this worker to end.
     """
-    stopwatch = stopwatch or Stopwatch()
+    stopwatch, stop = stopwatch or Stopwatch(), stop or Stop()
     from scaling.corpus import load
     from scaling.train import Trainer, compile_ahead, count_compiled
 
@@ -69,7 +71,7 @@ def work(
     trained = 0
     compiled: set[ModelConfig] = set()
     stopwatch.switch("records")
-    while True:
+    while not stop.requested:
         pending = pending_trunks(folder, resolved)
         released = [trunk for trunk in pending if is_released(folder, trunk)]
         busy = {trunk.config.model for trunk in released if claims.is_live(folder, trunk.trunk_id)}
@@ -83,7 +85,7 @@ def work(
             if claim is None:
                 continue
             records, corpus = resolved.sweep.records, loaded[data.corpus_hash]
-            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch)
+            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch, stop)
             compiled.add(trunk.config.model)
             _train_claimed(trainer)
             trained += 1
@@ -98,15 +100,20 @@ def work(
                     compiled.add(trunk.config.model)
             with stopwatch.during("waiting"):
                 time.sleep(POLL_SECONDS)
+    return trained
 
 
 def _train_claimed(trainer) -> None:
     folder, trunk_id = trainer.folder, trainer.trunk.trunk_id
     try:
-        with claims.heartbeat(folder, trunk_id):
+        with claims.heartbeat(folder, trunk_id), trainer.stop.during_training():
             trainer.train()
     except claims.ClaimLost:
         trainer.notify(f"{trunk_id}: taken over by another worker")
+    except Stopped as stopped:
+        trainer.notify(str(stopped))
+    except OSError:  # a full disk, a folder that is gone: the machine's fault and not the trunk's, so this worker ends
+        raise
     except Exception as error:  # one trunk's failure is recorded and must not stop the others
         detail = traceback.format_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
@@ -116,8 +123,13 @@ def _train_claimed(trainer) -> None:
         claims.release(folder, trunk_id, trainer.claim)
 
 
-def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
-    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent."""
+def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> Stop:
+    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent.
+
+    Returns what others ask this worker to stop by: SIGTERM, or (`dies_with_stdin`) the end of its parent.
+    """
+    stop = Stop()
+    signal.signal(signal.SIGTERM, lambda *_: stop.request(grace=TERMINATED_GRACE))
     keep_freed_memory()
     os.environ.update(worker_environment())
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
@@ -131,9 +143,10 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
         def watch() -> None:
             while os.read(0, 4096):
                 pass
-            os._exit(0)  # the parent is gone (or done): whatever is unpublished is done again by the next worker
+            stop.request(grace=PARENT_GONE_GRACE)
 
         threading.Thread(target=watch, daemon=True).start()
+    return stop
 
 
 # ---------------------------------------------------------------- the parent of local workers
@@ -150,12 +163,12 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
     """Run local workers until nothing is pending.
 
     `next_runs` is called whenever only unreleased hold-outs are left; it registers what releases them (this module knows nothing of laws).
-    A worker that dies is replaced; a trunk that kills `MAX_DEATHS` of them is recorded as failed.
+    A worker that dies is replaced; a trunk that kills several of them without getting further is recorded as failed (`scaling.deaths`).
     """
     folder, resolved = Folder(root), read_resolved(root)
     cpus = usable_cpus()
     running: dict[int, subprocess.Popen] = {}
-    deaths: Counter[str] = Counter()
+    deaths = Deaths(folder)
     try:
         while True:
             began = time.monotonic()
@@ -174,7 +187,7 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
                 if process.poll() is not None:
                     del running[slot]
                     if process.returncode != 0:
-                        _record_death(folder, pending, process, deaths)
+                        deaths.record(pending, process)
             display.update()
             # Many runs take long to look at, and workers need the cores; a process that was suspended meanwhile must not sleep on.
             time.sleep(min(max(POLL_SECONDS, 20 * (time.monotonic() - began)), LONGEST_POLL_SECONDS))
@@ -198,21 +211,13 @@ def _start_worker(root: Path, *, cpu: int | None) -> subprocess.Popen:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
 
-def _record_death(folder: Folder, pending: list[Trunk], process: subprocess.Popen, deaths: Counter[str]) -> None:
-    """Note which trunk a dead worker was at; after `MAX_DEATHS` the trunk counts as failed."""
-    code = process.returncode
-    held = [trunk for trunk in pending if (claim := claims.read_claim(folder, trunk.trunk_id)) and claim.pid == process.pid]
-    if not held:
-        deaths["start"] += 1
-        if deaths["start"] >= MAX_DEATHS:
-            raise WorkersFailed(f"workers end at once with exit code {code}; the last lines of {folder.root / 'workers.log'} say why")
-    for trunk in held:
-        deaths[trunk.trunk_id] += 1
-        if deaths[trunk.trunk_id] >= MAX_DEATHS:
-            reason = f"worker died {MAX_DEATHS} times (last: {'signal' if code < 0 else 'exit code'} {abs(code)}); out of memory?"
-            write_json(folder.failure(trunk.trunk_id), {"reason": reason})
-
-
-def check_results(folder: Folder, resolved: Resolved) -> int:
-    """Verify the checksums of all finished runs; damaged ones are set aside. Returns the number of finished runs."""
-    return sum(read_result(folder, run.run_id) is not None for run in resolved.runs)
+def check_results(folder: Folder, resolved: Resolved, *, notify: Callable[[str], None]) -> int:
+    """Verify the checksums of all finished runs; damaged ones are set aside and named. Returns the number of finished runs."""
+    finished = 0
+    for run in resolved.runs:
+        there = folder.run(run.run_id).exists()
+        intact = read_result(folder, run.run_id) is not None
+        finished += intact
+        if there and not intact:
+            notify(f"damaged run set aside, to be trained again: {folder.run(run.run_id)}")
+    return finished

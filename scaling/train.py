@@ -34,6 +34,7 @@ from scaling.mixture import training_windows
 from scaling.optimizer import make_optimizer, rate_multiplier
 from scaling.plan import Trunk
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
+from scaling.stopping import Stop, Stopped
 from scaling.timings import Stopwatch
 from scaling.tokenizer import token_dtype
 
@@ -127,6 +128,7 @@ class Trainer:
     checkpoint_seconds: float = 20.0
     notify: Callable[[str], None] = field(default=lambda message: None)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def config(self) -> TrunkConfig:
@@ -152,6 +154,8 @@ class Trainer:
         ------
         ClaimLost
             If another worker took the trunk over meanwhile.
+        Stopped
+            If somebody asked; the state is saved.
         """
         pending = [run for run in self.trunk.runs if read_result(self.folder, run.run_id) is None]
         progress: Progress | None = None
@@ -180,6 +184,8 @@ class Trainer:
                 continue
             self._publish_done(run, branch, loss)
         self._prune(last=True)
+        if pending:
+            self.notify(f"{self.trunk.trunk_id}: complete after step {pending[-1].steps}")
 
     def _trunk_to(self, branch_step: int, progress: Progress | None) -> Progress:
         if progress is None or progress.step > branch_step:
@@ -227,9 +233,11 @@ class Trainer:
                 step = end
                 live.write(encode_metrics([{**point, "branch": phase}]))
                 live.flush()
-                if time.monotonic() - saved_at > self.checkpoint_seconds and step < stop:
+                if step < stop and (self.stop.requested or time.monotonic() - saved_at > self.checkpoint_seconds):
                     self._save(phase, Progress(state, step, points))
                     saved_at = time.monotonic()
+                    if self.stop.requested:
+                        raise Stopped(f"{self.trunk.trunk_id}: stopped; saved at step {step}")
         return Progress(state, step, points)
 
     def _windows(self, first: int, stop: int, length: int) -> np.ndarray:
@@ -348,7 +356,7 @@ class Trainer:
         done = [path for path in branches if path_step(path) != path_step(branches[-1])]
         doomed = {"final": states[:-1] + done, "all": done, "none": states[:-1] + done}[self.keep]
         if last:
-            doomed += branches + (states if self.keep == "none" else []) + list(folder.glob("attempt-*"))
+            doomed += branches + (states if self.keep == "none" else []) + [*folder.glob("attempt-*"), *folder.glob(".*.tmp")]
         for path in doomed:
             remove(path)
 

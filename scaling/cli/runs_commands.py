@@ -61,6 +61,11 @@ def program() -> str:
     return os.path.relpath(sys.argv[0])
 
 
+def _say(text: str) -> None:
+    """A note for the person, apart from what is meant for other programs."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _positive(text: str) -> int:
     value = int(text) if text.isdigit() else 0
     if value < 1:
@@ -169,6 +174,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     stopwatch = Stopwatch("preparation", since=time.monotonic() - time.process_time())
     from scaling.calibration import read_calibration
     from scaling.cli.session import Session
+    from scaling.deaths import forget_deaths
     from scaling.display import clock
     from scaling.estimate import estimate
     from scaling.launch import check_results, pending_trunks, usable_cpus
@@ -186,7 +192,9 @@ def run_command(arguments: argparse.Namespace) -> int:
         session.tune()
         resolved = session.resolved
     write_json(folder.resolved, resolved)
-    todo = len(resolved.runs) - check_results(folder, resolved)
+    for note in forget_deaths(folder, resolved):
+        _say(note)
+    todo = len(resolved.runs) - check_results(folder, resolved, notify=_say)
     pending = pending_trunks(folder, resolved)
     expected = estimate(folder, pending, read_calibration(workers), workers=workers)
     note = f"{todo} of {len(resolved.runs)} runs to train" if todo else "nothing to train"
@@ -267,12 +275,8 @@ def worker_command(arguments: argparse.Namespace) -> int:
 
     stopwatch = Stopwatch(since=time.monotonic() - time.process_time())  # the process has been busy since it began
     read_resolved(arguments.results)
-    be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow)
-
-    def notify(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    trained = work(arguments.results, follow=arguments.follow, notify=notify, stopwatch=stopwatch)
+    stop = be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow)
+    trained = work(arguments.results, follow=arguments.follow, notify=_say, stopwatch=stopwatch, stop=stop)
     if not arguments.follow:
         left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
         waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
@@ -330,7 +334,13 @@ def clean_command(arguments: argparse.Namespace) -> int:
     live = {path.name for path in (root / "trunks").glob("*") if claims.is_live(folder, path.name)}
     removable = [
         path
-        for pattern in ("trunks/*/state-*.safetensors", "trunks/*/branch-*.safetensors", "trunks/*/attempt-*", "**/*.damaged-*")
+        for pattern in (
+            "trunks/*/state-*.safetensors",
+            "trunks/*/branch-*.safetensors",
+            "trunks/*/attempt-*",
+            "**/*.damaged-*",
+            "**/.*.tmp",
+        )
         for path in root.glob(pattern)
         if not live & set(path.parts)
     ]
