@@ -1,4 +1,4 @@
-"""The sweep that every drill disturbs, and the check that follows: the tables of the undisturbed sweep, nothing trained twice or left over."""
+"""The sweep that every drill disturbs, and the check that follows: tables as undisturbed, nothing trained twice or left over."""
 
 import csv
 import json

@@ -11,7 +11,7 @@ from scaling.plan import Trunk, group_trunks
 from scaling.record import Folder, Resolved, path_step, set_aside, write_json
 
 MAX_DEATHS = 3
-"""A trunk whose worker died this often under one parent, without progress in between, is recorded as failed until the next `scaling run`."""
+"""A trunk whose worker died this often under one parent, without progress in between, has failed until the next `scaling run`."""
 
 
 class WorkersFailed(Exception):
