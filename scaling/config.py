@@ -144,6 +144,14 @@ class Records(Struct, frozen=True):
     checkpoint_seconds: Annotated[float, msgspec.Meta(gt=0)] = 20.0
 
 
+class Budget(Struct, frozen=True):
+    """`[budget]`: bounds of what the whole sweep may take (`scaling.budget`); time is that of all its workers together."""
+
+    flops: Quantity | None = None
+    time: str | None = None
+    disk: str | None = None
+
+
 class Sweep(Struct, frozen=True):
     """A whole sweep file."""
 
@@ -159,6 +167,7 @@ class Sweep(Struct, frozen=True):
     holdout: Holdout | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
+    budget: Budget = Budget()
 
 
 # ---------------------------------------------------------------- one resolved run

@@ -4,6 +4,7 @@ The folder is the only coordinator: a worker takes the dearest free trunk until 
 `scaling worker RESULTS` on machines that share the folder adds workers. Hold-out trunks are free only once their forecast is registered.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaling import claim as claims
+from scaling.budget import Guard
 from scaling.config import ModelConfig
 from scaling.corpus import cache_folder
 from scaling.deaths import Deaths
@@ -31,12 +33,14 @@ PARENT_GONE_GRACE, TERMINATED_GRACE = 4.0, 8.0
 
 
 def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
-    """Trunks with runs that have no result and that have not failed, dearest first."""
-    return [
+    """Trunks with runs that have no result, that have not failed and that the budget does not leave out; dearest first."""
+    pending = [
         trunk
         for trunk in group_trunks(resolved.runs)
         if read_failure(folder, trunk.trunk_id) is None and any(not folder.run(run.run_id).exists() for run in trunk.runs)
     ]
+    left_out = Guard.of(folder, resolved).left_out() if pending else {}
+    return [trunk for trunk in pending if trunk.trunk_id not in left_out]
 
 
 def is_released(folder: Folder, trunk: Trunk) -> bool:
@@ -67,6 +71,7 @@ def work(
     count_compiled(stopwatch)
     folder = Folder(root)
     resolved = read_resolved(root)
+    guard = Guard.of(folder, resolved)
     loaded = {}  # memory-mapped, so many cost nothing
     trained = 0
     compiled: set[ModelConfig] = set()
@@ -81,13 +86,14 @@ def work(
                 loaded[data.corpus_hash] = load(
                     data.corpus, content_hash=data.corpus_hash, tokenizer=data.tokenizer, options=resolved.sweep.text
                 )
-            claim = claims.take(folder, trunk.trunk_id)
+            claim = claims.take(folder, trunk.trunk_id, allowed=lambda trunk=trunk: trunk.trunk_id not in guard.left_out())
             if claim is None:
                 continue
             records, corpus = resolved.sweep.records, loaded[data.corpus_hash]
             trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch, stop)
             compiled.add(trunk.config.model)
-            _train_claimed(trainer)
+            with guard.metered(trunk.trunk_id, stop.soon):
+                _train_claimed(trainer)
             trained += 1
             break
         else:
@@ -159,8 +165,8 @@ def usable_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) -> None:
-    """Run local workers until nothing is pending.
+def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display, deadline: float = math.inf) -> None:
+    """Run local workers until nothing is pending, or until `deadline` (of `time.monotonic`): then they save their states.
 
     `next_runs` is called whenever only unreleased hold-outs are left; it registers what releases them (this module knows nothing of laws).
     A worker that dies is replaced; a trunk that kills several of them without getting further is recorded as failed (`scaling.deaths`).
@@ -173,7 +179,7 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
         while True:
             began = time.monotonic()
             pending = pending_trunks(folder, resolved)
-            if not pending:
+            if not pending or began > deadline:
                 return
             if not any(is_released(folder, trunk) for trunk in pending):
                 next_runs()

@@ -18,6 +18,10 @@ class Stop:
     requested: bool = False
     _training: bool = False
 
+    def soon(self) -> None:
+        """Let the training loop save and end, whatever time that takes."""
+        self.requested = True
+
     def request(self, *, grace: float) -> None:
         """Let the training loop save and end, for `grace` seconds; with nothing to save, end the process now."""
         self.requested = True

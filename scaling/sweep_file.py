@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from scaling.budget_limits import limit_of
 from scaling.config import (
+    Budget,
     DataGrid,
     Evaluation,
     FitOptions,
@@ -69,6 +71,7 @@ def _check_sweep(sweep: Sweep) -> None:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
     _check_text_axes(sweep)
+    limit_of(sweep.budget)
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
         raise UserError(
@@ -133,6 +136,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.holdout": Holdout,
     "$.fit": FitOptions,
     "$.records": Records,
+    "$.budget": Budget,
 }
 
 

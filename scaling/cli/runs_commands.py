@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -39,6 +40,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
         made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    run.add_argument("--max-time", metavar="TIME", help="end after so long, states saved and the laws of what is done written: 45 min, 2h")
     run.add_argument("--retry", choices=["failed"], help="try runs again that failed or diverged")
     worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
     worker.add_argument("results", metavar="RESULTS", type=Path)
@@ -187,7 +189,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch)
+    session = Session(folder, resolved, workers, stopwatch, deadline=_deadline(arguments.max_time, workers))
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -207,7 +209,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         _write_provenance(session, command=f"scaling run {arguments.sweep} --workers {workers}")
     rows = _analyse(root, resolved)
     print(f"\n{session.close(expected)}", file=sys.stderr)
-    undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
+    left_out = [row for row in rows if row["reason"].startswith("left out: ")]
+    if left_out:
+        print(f"{len(left_out)} runs {left_out[0]['reason']}; `{program()} status {root}` lists them", file=sys.stderr)
+    undone = [row for row in rows if row["status"] in ("failed", "missing", "running") and row not in left_out]
     if diverged := sum(row["status"] == "diverged" for row in rows):
         print(f"{diverged} runs diverged (listed in {root / 'exclusions.csv'})", file=sys.stderr)
     if undone:
@@ -215,6 +220,18 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"next: {program()} status {root}, then {program()} run {arguments.sweep} --retry failed", file=sys.stderr)
         return 3
     return 0
+
+
+def _deadline(max_time: str | None, workers: int) -> float:
+    """When training must end for the analysis to end in time."""
+    from scaling.budget_limits import parse_duration
+    from scaling.calibration import read_calibration
+    from scaling.launch import PARENT_GONE_GRACE
+
+    if max_time is None:
+        return math.inf
+    begun = time.monotonic() - time.process_time()
+    return begun + parse_duration(max_time, what="--max-time") - read_calibration(workers).analysis - PARENT_GONE_GRACE
 
 
 def _analyse(root: Path, resolved: "Resolved") -> list[dict[str, Any]]:
