@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,7 @@ def _fit(analysis: Analysis, folder: Path) -> list[Item]:
             (f"{name}: noise", str(fit.noise.source) if fit.noise is not None else UNKNOWN),
         ]
     items.append(("Coverage of the intervals", COVERAGE))
-    items.append(("Acceptance fixed beforehand, and hold-outs", _forecasts(analysis, folder)))
+    items.append(("Acceptance fixed beforehand, and hold-outs", _forecasts(analysis)))
     return items
 
 
@@ -213,27 +214,16 @@ def _intervals(fit: Fit) -> str:
     return f"{100 * fit.ci_level:g} %, {len(fit.draws)} joint draws, conditional on the law"
 
 
-def _forecasts(analysis: Analysis, folder: Path) -> str:
-    parts: list[str] = []
-    held = analysis.runs.holdouts.set_index("run_id").loss if len(analysis.runs.holdouts) else pd.Series(dtype=float)
-    for path in sorted((folder / "forecasts").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            run, predicted = str(record["target"]["run_id"]), float(record["predicted"])
-            limit = float(record["threshold_relative_error"])
-        except (OSError, ValueError, KeyError, TypeError):
-            parts.append(f"{path.name} cannot be read")
-            continue
-        observed = held.get(run)
-        if observed is None:
-            parts.append(f"{run}: forecast {predicted:.4f}, accepted within {100 * limit:g} %, not scored yet")
+def _forecasts(analysis: Analysis) -> str:
+    table, parts = analysis.tables["predictions"], []
+    for row in table[table["kind"] == "forecast"].to_dict("records"):
+        told = f"{row['run_id']}: forecast {row['predicted']:.4f}, "
+        if math.isfinite(row["observed"]):
+            told += f"observed {row['observed']:.4f}, off by {100 * row['relative_error']:+.2f} %, threshold {100 * row['threshold']:g} %: "
+            told += row["verdict"]
         else:
-            error = predicted / float(observed) - 1
-            verdict = "accepted" if abs(error) <= limit else "missed"
-            parts.append(
-                f"{run}: forecast {predicted:.4f}, observed {float(observed):.4f}, off by {100 * error:+.2f} %, "
-                f"threshold {100 * limit:g} %: {verdict}"
-            )
+            told += f"accepted within {100 * row['threshold']:g} %, not scored yet"
+        parts.append(told + (f" ({row['notes']})" if row["notes"] else ""))
     return _join(parts) if parts else "none: no forecast was registered"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from analysis.optimal import extrapolation, model_interval
 KEPT_DRAWS = 200
 
 
-def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, folder: str | Path) -> Path:
+def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, inside: str = "none", folder: str | Path) -> Path:
     """Write ``folder/forecasts/ID.json``, once: a forecast for the same run that is already there is returned unchanged.
 
     Parameters
@@ -30,11 +32,13 @@ def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, f
         run_id, trunk_id, tokens, and the column that is the fit's N.
     threshold : float
         Largest relative error that counts as success, fixed beforehand.
+    inside : {"none", "law", "model"}
+        Interval in which the outcome must lie as well: that if the law is true, or that if it is only a law.
 
     Returns
     -------
     Path
-        ID is the first 12 hex digits of the SHA-256 of the content.
+        ID is the first 12 hex digits of the SHA-256 of the content but for the time of registration.
 
     Raises
     ------
@@ -71,25 +75,92 @@ def register(fit: Fit, target: Mapping[str, Any], *, threshold: float = 0.015, f
         **{name: value if math.isfinite(value) else None for name, value in model_interval(fit, n=n, d=d).items()},
         "level": fit.ci_level,
         "threshold_relative_error": threshold,
+        "threshold_inside": inside,
         "noise": fit.noise.source,
         "method": fit.method,
         "extrapolation": extrapolation(fit, params=n, tokens=d),
         "draws": [float(v) for v in sample * np.exp(noise)],
         "runs": [str(run) for run in fit.frame["run_id"]],
     }
-    identity = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
-    return write_text(root / f"{identity}.json", json.dumps({"forecast_id": identity, **record}, indent=1) + "\n")
+    identity = _identity(record)
+    head = {"forecast_id": identity, "registered_at": _now()}
+    return write_text(root / f"{identity}.json", json.dumps({**head, **record}, indent=1) + "\n")
+
+
+def score(forecast: Mapping[str, Any], observed: float, *, folder: str | Path | None) -> dict[str, Any]:
+    """Hold a forecast against the outcome by the thresholds that were registered.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Results folder: the first score is kept there (``forecasts/scores/ID.json``), so that another outcome later is seen.
+
+    Returns
+    -------
+    dict
+        verdict: "accepted" or "missed"; notes: what is irregular, in words ("" when nothing is).
+    """
+    error = forecast["predicted"] / observed - 1
+    accepted = abs(error) <= forecast["threshold_relative_error"]
+    ends = {"law": ("pi_low", "pi_high"), "model": ("pi_model_low", "pi_model_high")}.get(str(forecast.get("threshold_inside")))
+    if ends is not None:
+        low, high = (forecast.get(end) for end in ends)
+        accepted = accepted and low is not None and high is not None and low <= observed <= high
+    verdict, notes = "accepted" if accepted else "missed", [forecast.get("notes", "")]
+    if folder is not None:
+        path = Path(folder) / "forecasts" / "scores" / f"{forecast['forecast_id']}.json"
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))["observed"]
+            if before != observed:
+                notes.append(f"scored before against {before:.6g}; that score stands in {path.name}")
+        else:
+            found = {"forecast_id": forecast["forecast_id"], "observed": observed, "relative_error": error, "verdict": verdict}
+            write_text(path, json.dumps({**found, "scored_at": _now()}, indent=1) + "\n")
+    return {"verdict": verdict, "notes": "; ".join(note for note in notes if note)}
+
+
+def _identity(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(record), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def read_forecasts(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the registered forecasts of a results folder, in the order of their targets' run ids.
+    """Return the registered forecasts of a results folder, in the order of their targets' run ids, each with `notes`.
+
+    The notes say what is irregular: content that is not what was registered (its hash is the file's name), two forecasts of one run, a run
+    that was trained under another forecast than this.
 
     Raises
     ------
     UserError
         When a file is no forecast.
     """
-    return sorted((record for _, record in _forecast_files(folder)), key=lambda r: (str(r["target"].get("run_id")), r["forecast_id"]))
+    found = _forecast_files(folder)
+    targets = Counter(str(record["target"].get("run_id")) for _, record in found)
+    told = [{**record, "notes": "; ".join(_irregular(path, record, targets, Path(folder)))} for path, record in found]
+    return sorted(told, key=lambda r: (str(r["target"].get("run_id")), r["forecast_id"]))
+
+
+def _irregular(path: Path, record: Mapping[str, Any], targets: Counter[str], folder: Path) -> list[str]:
+    """What is wrong with a forecast's records."""
+    run_id, notes = str(record["target"].get("run_id")), []
+    content = {key: value for key, value in record.items() if key not in ("forecast_id", "registered_at")}
+    if not _identity(content) == record["forecast_id"] == path.stem:
+        notes.append("changed after it was registered")
+    if targets[run_id] > 1:
+        notes.append(f"one of {targets[run_id]} forecasts of this run")
+    config = folder / "runs" / run_id / "config.json"
+    if config.is_file():
+        try:
+            under = json.loads(config.read_text(encoding="utf-8")).get("forecast")
+        except ValueError:
+            under = "unknown (its config.json is damaged)"
+        if under != path.stem:
+            notes.append(f"the run was trained under forecast {under or 'none'}")
+    return notes
 
 
 def _forecast_files(folder: str | Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -16,6 +16,7 @@ SLOPE_PRIOR_D = 0.2
 SLOPE_CENTRE = -0.25
 SD_FLOOR = 1e-5
 OUTLIER = 3.0  # robust sd; a residual beyond them counts as so many
+BEYOND = 2.0  # how many times beyond the data in N or D the slopes are still followed; further out the noise is held
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class NoiseModel:
     Attributes
     ----------
     log_sd, slope_n, slope_d : float
-        ``log noise_sd = log_sd + slope_n (log N - log_n) + slope_d (log D - log_d)``, held constant outside the data.
+        ``log noise_sd = log_sd + slope_n (log N - log_n) + slope_d (log D - log_d)``, held constant from
+        twice beyond the data on.
     misfit_sd : float
         Scatter of the cells' means about the law beyond that noise (relative; 0 where the noise explains the residuals).
     shares : tuple of float
@@ -49,10 +51,17 @@ class NoiseModel:
     source: str
     shares: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
 
+    @property
+    def followed(self) -> tuple[Array, Array]:
+        """From where to where, in log N and in log D, the slopes are followed."""
+        wider = np.array([-1.0, 1.0]) * np.log(BEYOND)
+        return np.asarray(self.range_n) + wider, np.asarray(self.range_d) + wider
+
     def noise_sd(self, n: Array, d: Array) -> Array:
-        """Relative sd between seeds of a run with N parameters and D tokens (outside the data: that of the nearest data)."""
-        log_n = np.clip(np.log(n), *self.range_n) - self.log_n
-        log_d = np.clip(np.log(d), *self.range_d) - self.log_d
+        """Relative sd between seeds of a run with N parameters and D tokens (more than twice beyond the data: as at twice)."""
+        followed_n, followed_d = self.followed
+        log_n = np.clip(np.log(n), *followed_n) - self.log_n
+        log_d = np.clip(np.log(d), *followed_d) - self.log_d
         return np.maximum(np.exp(self.log_sd + self.slope_n * log_n + self.slope_d * log_d), SD_FLOOR)
 
     def run_sd(self, n: Array, d: Array) -> Array:

@@ -254,7 +254,7 @@ def _forecast(row: dict[str, Any]) -> list[str]:
     centre = f"{only} about {row['predicted_model']:.4f}" if only else f" {none}"
     lines.append(f"- interval {ONLY}:{centre}")
     if not math.isfinite(row["observed"]):
-        return [*lines, "- observed: not yet trained"]
+        return [*lines, "- observed: not yet trained" + (f" (records: {row['notes']})" if row["notes"] else "")]
     known = [(row["inside_interval"], TRUE), (row["inside_model_interval"], ONLY)]
     verdicts = [
         f"{'inside' if inside else 'outside'} the interval {words}" for inside, words in known if isinstance(inside, bool | np.bool_)
@@ -263,4 +263,7 @@ def _forecast(row: dict[str, Any]) -> list[str]:
     if math.isfinite(row["threshold"]):
         met = abs(row["relative_error"]) <= row["threshold"]
         text += f"; {'met' if met else 'missed'} the threshold of {100 * row['threshold']:g} % that was fixed beforehand"
-    return [*lines, text]
+    lines.append(text)
+    if row["kind"] == "forecast":
+        lines.append(f"- verdict: {row['verdict']}" + (f" (records: {row['notes']})" if row["notes"] else ""))
+    return lines

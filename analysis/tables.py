@@ -17,7 +17,7 @@ from analysis.critical import CriticalPoint, break_supported, critical_points, c
 from analysis.errors import UserError
 from analysis.files import write_table
 from analysis.fitting import Fit, fit, main_fit
-from analysis.forecast import read_forecasts
+from analysis.forecast import read_forecasts, score
 from analysis.frames import Frame
 from analysis.guards import check_runs
 from analysis.laws import get_law
@@ -39,7 +39,7 @@ TABLES = (
 LAW_COLUMNS = "fit_id law approach n_column parameter estimate std_error ci_low ci_high ci_level method".split()
 PREDICTION_COLUMNS = (
     "kind run_id law n_column params tokens predicted pi_low pi_high predicted_model pi_model_low pi_model_high observed relative_error"
-    " extrapolation fit_id forecast_id inside_interval inside_model_interval threshold fold"
+    " extrapolation fit_id forecast_id inside_interval inside_model_interval threshold verdict notes fold"
 ).split()
 
 
@@ -150,7 +150,7 @@ def analyse(
         "critical": critical_table(fits),
         "approaches": compared,
         "conventions": conventions(runs.frame),
-        "predictions": _predictions_table(runs, fits, registered, main),
+        "predictions": _predictions_table(runs, fits, registered, main, scores=runs.folder if folder == runs.folder else None),
     }
     for name in TABLES:
         write_table(folder / f"{name}.csv", tables[name])
@@ -203,20 +203,24 @@ def _fits_table(fits: list[Fit]) -> Frame:
     return pd.DataFrame(rows, columns=[*order, *(name for name in rows[0] if name not in order)])
 
 
-def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, Any]], main: Fit) -> Frame:
+def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, Any]], main: Fit, *, scores: Path | None) -> Frame:
     """List registered forecasts with what came out, hold-outs that had none, and the rolling folds inside the fitted runs."""
     observed = {str(row["run_id"]): row for row in runs.holdouts.to_dict("records")}
     rows: list[dict[str, Any]] = []
     for forecast in registered:
         target = forecast["target"]
         found = observed.get(str(target.get("run_id")))
+        judged = {"verdict": "not scored yet", "notes": forecast.get("notes", "")}
+        if found:
+            judged = score(forecast, float(found["loss"]), folder=scores)
         rows.append(
             {"kind": "forecast", "run_id": target.get("run_id"), "law": forecast.get("law"), "n_column": forecast.get("n_column"),
              "params": target.get(forecast.get("n_column")), "tokens": target.get("tokens"), "predicted": forecast["predicted"],
              "pi_low": forecast["pi_low"], "pi_high": forecast["pi_high"], "predicted_model": _number(forecast.get("predicted_model")),
              "pi_model_low": _number(forecast.get("pi_model_low")), "pi_model_high": _number(forecast.get("pi_model_high")),
              "observed": float(found["loss"]) if found else math.nan, "extrapolation": forecast.get("extrapolation", ""),
-             "fit_id": forecast.get("fit_id"), "forecast_id": forecast["forecast_id"], "threshold": forecast["threshold_relative_error"]}
+             "fit_id": forecast.get("fit_id"), "forecast_id": forecast["forecast_id"], "threshold": forecast["threshold_relative_error"],
+             **judged}
         )  # fmt: skip
     foreseen = {str(f["target"].get("run_id")) for f in registered}
     for run_id, row in observed.items():
@@ -235,7 +239,7 @@ def _predictions_table(runs: Runs, fits: list[Fit], registered: list[dict[str, A
         for name, low, high in (("inside_interval", "pi_low", "pi_high"), ("inside_model_interval", "pi_model_low", "pi_model_high")):
             known = all(math.isfinite(row.get(key, math.nan)) for key in (low, high, "observed"))
             row[name] = bool(row[low] <= row["observed"] <= row[high]) if known else None
-    return pd.DataFrame([{"forecast_id": "", "fold": "", **row} for row in rows], columns=PREDICTION_COLUMNS)
+    return pd.DataFrame([{"forecast_id": "", "verdict": "", "notes": "", "fold": "", **row} for row in rows], columns=PREDICTION_COLUMNS)
 
 
 def predict_point(fit: Fit, *, n: float, d: float, c: float) -> dict[str, Any]:

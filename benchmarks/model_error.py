@@ -44,7 +44,8 @@ def read_sets(folder: Path) -> tuple[dict[str, pd.DataFrame], list[tuple[str, st
             left_out.append((source, "no columns params, tokens, loss, flops, group"))
             continue
         for name, rows in families(source, table):
-            rows = rows.rename(columns={"params": "N", "tokens": "D"})[["N", "D", "flops", "loss"]].apply(pd.to_numeric)
+            unique = ["unique_tokens"] if "unique_tokens" in rows and rows["unique_tokens"].notna().all() else []
+            rows = rows.rename(columns={"params": "N", "tokens": "D"})[["N", "D", "flops", "loss", *unique]].apply(pd.to_numeric)
             rows = rows[np.isfinite(rows[["N", "D", "loss"]]).all(axis=1) & (rows[["N", "D", "loss"]] > 0).all(axis=1)]
             rows["C"] = rows["flops"] if rows["flops"].notna().all() else 6 * rows["N"] * rows["D"]
             reason = why_not(rows)

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any, TextIO
 
 import numpy as np
@@ -91,7 +92,7 @@ class Trainer:
 
     def __init__(self, *, model: str, shape: dict[str, Any], optimizer: dict[str, Any], step: str, attention: str, batch: int, seed: int):
         torch.manual_seed(seed)
-        sizes = Shape(**shape)
+        sizes = Shape(**{field.name: shape[field.name] for field in fields(Shape)})  # a configuration says more than its sizes
         model_type, optimizer_type = RECIPES[model]
         self.model = model_type(sizes, ATTENTION[attention])
         parameters = dict(self.model.named_parameters())

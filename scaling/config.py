@@ -125,6 +125,22 @@ class Holdout(Struct, frozen=True):
     first_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class Forecast(Struct, frozen=True):
+    """`[forecast]`: what forecasts the hold-outs, and when the forecast counts as good; fixed before they are trained."""
+
+    law: str = "chinchilla"
+    relative_error: Fraction = 0.015
+    inside: Literal["none", "law", "model"] = "none"
+
+
+class Cell(Struct, frozen=True):
+    """`[[run]]`: one run besides the grid, such as those that `scaling suggest` writes."""
+
+    d_model: Positive
+    tokens: Quantity
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class FitOptions(Struct, frozen=True):
     """`[fit]`: which laws, and how."""
 
@@ -164,10 +180,19 @@ class Sweep(Struct, frozen=True):
     training: Training = msgspec.field(default_factory=Training)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
     tune: Tune | None = None
+    run: list[Cell] = []
     holdout: Holdout | None = None
+    forecast: Forecast | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
     budget: Budget = Budget()
+
+    @property
+    def forecast_rule(self) -> Forecast:
+        """`[forecast]`; where there is none: `fit.forecast_law` and `holdout.threshold`."""
+        if self.forecast or self.holdout is None:
+            return self.forecast or Forecast(law=self.fit.forecast_law)
+        return Forecast(law=self.fit.forecast_law, relative_error=self.holdout.threshold)
 
 
 # ---------------------------------------------------------------- one resolved run

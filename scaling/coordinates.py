@@ -5,15 +5,17 @@ where it started is compared over widths. Under a parametrisation whose rate tra
 on the width: the slope of its logarithm against that of the width is near 0. A slope of 1 says that the rate must fall as 1 / width.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
 
 from scaling.config import ModelConfig, Sweep, UserError
 from scaling.corpus import Corpus
@@ -21,6 +23,9 @@ from scaling.mixture import training_windows
 from scaling.model import Transformer, rms_norm
 from scaling.plan import resolve
 from scaling.train import LOG_EVERY, program_of, rates_of, schedule_of
+
+if TYPE_CHECKING:  # 60 ms of a worker's start
+    from jaxtyping import Array, Float, Int
 
 PARTS = ("embedding", "attention", "mlp", "residual stream", "logits")
 
@@ -35,7 +40,7 @@ class Change:
     change: float
 
 
-def activations(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"]) -> dict[str, Float[Array, "..."]]:
+def activations(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"]) -> dict[str, Float[Array, "*shape"]]:
     """What each part gives: embeddings, outputs of attention and MLP (all blocks), the last residual stream, logits."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, parameters)

@@ -5,6 +5,7 @@ Whoever trains (this machine's workers, another launcher, a cluster) writes `att
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,12 @@ class Display:
     folder: Folder
     resolved: Resolved
     console: Console = field(default_factory=lambda: Console(stderr=True))
+    note: Callable[[], str] | None = None  # one more line; asked again when a run has ended
     _live: Live | None = None
     _began: float = field(default_factory=time.monotonic)
     _drawn: float | None = None
     _history: list[tuple[float, float, float]] = field(default_factory=list)  # time, FLOPs done, tokens done
+    _told: tuple[int, str] = (-1, "")  # finished runs, and the note then
 
     def update(self, *, last: bool = False) -> None:
         """Redraw (terminal) or print a line now and then (no terminal); `last` leaves the final state on the screen."""
@@ -148,7 +151,10 @@ class Display:
         losses = [view.point["train_loss"] for view in views if view.point]
         loss = f"train loss {min(losses):.3f}" if losses else "train loss -"
         share = f"{finished}/{runs} runs · {done / total:4.0%}"
-        return f"{share} · {format_quantity(speed)} tokens/s · {loss} · {clock(now - self._began)} gone · {left}"
+        if self.note is not None and finished != self._told[0]:
+            self._told = (finished, self.note())
+        note = f"\n{self._told[1]}" if self._told[1] else ""
+        return f"{share} · {format_quantity(speed)} tokens/s · {loss} · {clock(now - self._began)} gone · {left}{note}"
 
     def _table(self, views: list[TrunkView]) -> Table:
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")

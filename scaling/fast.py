@@ -6,16 +6,21 @@ exp(scores) from the forward pass. The seam is two functions that take what `sca
 `window_losses`; tests hold losses and gradients together.
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 from scaling.config import ModelConfig
 from scaling.model import EPSILON, rotary_tables
+
+if TYPE_CHECKING:  # 60 ms of a worker's start
+    from jaxtyping import Array, Float, Int
 
 _pin = lax.optimization_barrier  # keeps XLA from fusing across it: what is behind it is computed once and stored
 _ATTENTION_CHUNK = 64  # queries per chunk; keys beyond a chunk's last query are skipped (causal)

@@ -4,17 +4,21 @@ Matrices: Muon (Jordan et al. 2024), momentum orthogonalised by a few Newton-Sch
 The chain gives *directions*; `train` multiplies each by its group's rate and the schedule, so that one compilation serves every rate.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from scaling.config import OptimizerConfig, Precision
 from scaling.registry import OPTIMIZERS, optimizer_maker
+
+if TYPE_CHECKING:  # 60 ms of a worker's start
+    from jaxtyping import Array, Float
 
 GROUPS = {"embedding": "embedding", "head": "head", "query_gain": "embedding"}
 """Parameter name -> rate group; every other parameter is a `matrix`."""

@@ -56,6 +56,12 @@ def resolve(sweep: Sweep, *, corpus_hash: Hashes) -> list[RunConfig]:
     for text in texts:
         for d_model, count in zip(widths, seeds if isinstance(seeds, list) else [seeds] * len(widths), strict=True):
             runs += _grid(sweep, [d_model], grid, sweep.training, range(count), role="fit", text=text)
+    known = {run.run_id for run in runs}
+    for text in texts:
+        for cell in sweep.run:
+            found = _grid(sweep, [cell.d_model], [cell.tokens], sweep.training, [cell.seed], role="fit", text=text)
+            runs += [run for run in found if run.run_id not in known]
+            known |= {run.run_id for run in found}
     if sweep.holdout:
         held = sweep.holdout
         seeds = range(held.first_seed, held.first_seed + held.seeds)

@@ -1,6 +1,7 @@
 """Reading a sweep file: TOML -> a checked `Sweep`; what is wrong is said in one line."""
 
 import codecs
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import msgspec
 from scaling.budget_limits import limit_of
 from scaling.config import (
     Budget,
+    Cell,
     DataGrid,
     Evaluation,
     FitOptions,
+    Forecast,
     Holdout,
     ModelGrid,
     Records,
@@ -67,9 +70,13 @@ def _check_sweep(sweep: Sweep) -> None:
             raise UserError(
                 f"tune.rates has {len(sweep.tune.rates)} values; a minimum between rates needs at least 3, such as a factor 2 apart"
             )
+    if sweep.forecast and sweep.holdout is None:
+        raise UserError("[forecast] needs [holdout]: say which runs are forecast")
     if sweep.holdout:
         _check_axis("holdout.d_model", sweep.holdout.d_model)
         _check_axis("holdout.tokens", sweep.holdout.tokens)
+    for number, cell in enumerate(sweep.run):
+        _check_axis(f"run[{number}].tokens", [cell.tokens])
     _check_text_axes(sweep)
     limit_of(sweep.budget)
     training, context = sweep.training, sweep.model.sequence_length
@@ -133,7 +140,9 @@ _KEYS: dict[str, type[Struct]] = {
     "$.training": Training,
     "$.evaluation": Evaluation,
     "$.tune": Tune,
+    "$.run[...]": Cell,
     "$.holdout": Holdout,
+    "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
     "$.budget": Budget,
@@ -145,9 +154,10 @@ def _explain(message: str) -> str:
     text, _, at = message.partition(" - at `")
     where = at.rstrip("`") or "$"
     name = where.removeprefix("$").lstrip(".") or "top level"
-    if "unknown field" in text and where in _KEYS:
+    table = re.sub(r"\[\d+\]", "[...]", where)
+    if "unknown field" in text and table in _KEYS:
         key = text.split("`")[1]
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[where]))
+        allowed = ", ".join(field.name for field in msgspec.structs.fields(_KEYS[table]))
         return f"unknown key `{key}` in {name}; allowed: {allowed}"
     if "missing required field" in text:
         return f"{text.replace('Object missing', 'missing').replace('field', 'key')} in {name}; see docs/sweeps.md"

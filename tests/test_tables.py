@@ -12,7 +12,7 @@ from test_uncertainty import as_runs, simulated, true_loss
 
 from analysis.errors import UserError
 from analysis.fitting import fit
-from analysis.forecast import read_forecasts, register
+from analysis.forecast import read_forecasts, register, score
 from analysis.report_text import summary
 from analysis.tables import TABLES, analyse
 from analysis.uncertainty import bootstrap
@@ -135,7 +135,7 @@ def test_a_forecast_holds_what_is_needed_to_score_it(tmp_path: Path) -> None:
     assert record["forecast_id"] == path.stem and len(path.stem) == 12
     assert len(record["draws"]) == 200 and len(record["runs"]) == 32
     assert record["pi_low"] < record["predicted"] < record["pi_high"]
-    assert read_forecasts(tmp_path) == [record]
+    assert read_forecasts(tmp_path) == [{**record, "notes": ""}]
     (tmp_path / "forecasts" / "zz.json").write_text("{")
     with pytest.raises(UserError, match="is no forecast"):
         read_forecasts(tmp_path)
@@ -152,3 +152,27 @@ def test_analysis_imports_neither_jax_nor_scaling() -> None:
                 else []
             )
             assert not {n.split(".")[0] for n in names} & {"jax", "jaxlib", "flax", "optax", "scaling"}, path.name
+
+
+def test_a_forecast_is_scored_once_by_its_thresholds_and_what_is_irregular_is_told(tmp_path: Path) -> None:
+    drawn = bootstrap(fit("chinchilla", as_runs(simulated(0))), draws=60)
+    path = register(drawn, HELD, folder=tmp_path, threshold=0.01, inside="law")
+    (forecast,) = read_forecasts(tmp_path)
+    good, far = (float(forecast["predicted"] * factor) for factor in (1.0005, 1.02))
+    assert score(forecast, good, folder=tmp_path) == {"verdict": "accepted", "notes": ""}
+    assert score(forecast, far, folder=None)["verdict"] == "missed"
+    kept = json.loads((tmp_path / "forecasts" / "scores" / path.name).read_text())
+    assert kept["observed"] == good and kept["verdict"] == "accepted"
+    assert "scored before against" in score(forecast, far, folder=tmp_path)["notes"]
+    assert json.loads((tmp_path / "forecasts" / "scores" / path.name).read_text()) == kept
+    narrow = {**forecast, "pi_low": good * 0.99, "pi_high": good * 0.995}
+    assert score(narrow, good, folder=None)["verdict"] == "missed", "inside the tolerance, outside the interval"
+    changed = {**json.loads(path.read_text()), "predicted": far}
+    path.write_text(json.dumps(changed))
+    (forecast,) = read_forecasts(tmp_path)
+    assert forecast["notes"] == "changed after it was registered"
+    path.with_name("000000000000.json").write_text(json.dumps(changed))
+    (tmp_path / "runs" / "big").mkdir(parents=True)
+    (tmp_path / "runs" / "big" / "config.json").write_text(json.dumps({"forecast": path.stem}))
+    notes = {forecast["forecast_id"]: forecast["notes"] for forecast in read_forecasts(tmp_path)}
+    assert "one of 2 forecasts of this run" in notes[path.stem]

@@ -97,8 +97,10 @@ def test_noise_that_falls_with_size_is_seen() -> None:
     model = estimate_noise(frame)
     assert model is not None
     assert model.slope_n == pytest.approx(-0.5, abs=0.12)
-    # Beyond the data the noise is that of the nearest data: it is not extrapolated to nothing.
-    assert model.noise_sd(np.array([2e8]), np.array([1e6])) == pytest.approx(model.noise_sd(np.array([2e6]), np.array([1e6])))
+    # The slope is followed to twice beyond the data and no further: noise is not extrapolated to nothing.
+    edge, twice, far = model.noise_sd(np.array([2e6, 4e6, 2e8]), np.array([1e6, 1e6, 1e6]))
+    assert twice == pytest.approx(edge * 2**model.slope_n)
+    assert far == pytest.approx(twice)
 
 
 def test_simulated_noise_is_shared_as_the_runs_share() -> None:

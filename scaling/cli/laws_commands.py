@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli import planning
+
 if TYPE_CHECKING:
     from analysis.fitting import Fit
     from analysis.presets import AllocationPreset, Preset
@@ -81,7 +83,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("--tokens", required=True, metavar="D", help="training tokens: 20e9, 20B, 4M")
     optimal = add("optimal", optimal_command, "parameters and tokens that make the best of a compute budget, with intervals")
     optimal.add_argument("source", metavar="RESULTS|RUNS.csv|PRESET", help="what holds the runs, or a published preset (scaling laws)")
-    optimal.add_argument("--flops", required=True, metavar="C", help="training compute, FLOPs: 1e21")
+    planning.add_flags(optimal)
     optimal.add_argument(
         "--inference-tokens",
         metavar="D",
@@ -298,10 +300,12 @@ def optimal_command(arguments: argparse.Namespace) -> int:
     from scaling.config import parse_quantity
 
     _check_format(arguments.format)
-    flops = parse_quantity(arguments.flops)
+    flops = planning.budget_of(arguments)
     served = None if arguments.inference_tokens is None else parse_quantity(arguments.inference_tokens)
     unique = None if arguments.unique_tokens is None else parse_quantity(arguments.unique_tokens)
     source = _source(arguments)
+    if arguments.reducible is not None:
+        flops = planning.smaller_loss(arguments, source, flops)
     answer = dataclasses.asdict(compute_optimal(source, flops, inference_tokens=served, unique_tokens=unique))
     answer = {_CI_NAMES.get(name, name): value for name, value in answer.items()}
     rows = [
@@ -316,7 +320,12 @@ def optimal_command(arguments: argparse.Namespace) -> int:
         ),
         ("loss", answer["loss"], answer["loss_ci_low"], answer["loss_ci_high"], "nats/token"),
     ]
-    return _print_answer(arguments, source, answer, rows if math.isfinite(answer["loss"]) else rows[:-1])
+    code = _print_answer(arguments, source, answer, rows if math.isfinite(answer["loss"]) else rows[:-1])
+    if arguments.hardware is not None:
+        planning.tell_price(arguments, answer)
+    if arguments.entry:
+        planning.print_entry(arguments, answer)
+    return code
 
 
 # The names that the tables use: quantity_ci_low, quantity_ci_high.

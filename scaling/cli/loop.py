@@ -19,13 +19,13 @@ def forecast_holdouts(root: Path, resolved: Resolved) -> None:
     from analysis.forecast import register
     from analysis.uncertainty import bootstrap
 
-    options, holdout = resolved.sweep.fit, resolved.sweep.holdout
-    if holdout is None:
+    options, rule = resolved.sweep.fit, resolved.sweep.forecast_rule
+    if resolved.sweep.holdout is None:
         return
     write_tables(root, resolved)
     try:
         runs = analysis.read_runs(root, n_column=options.n_column)
-        fit = analysis.fit(options.forecast_law, runs, loss=options.loss, link=options.link, seed=options.seed)
+        fit = analysis.fit(rule.law, runs, loss=options.loss, link=options.link, seed=options.seed)
     except UserError as error:
         print(f"no forecast, so the hold-out is not trained: {error}", file=sys.stderr)
         return
@@ -33,7 +33,7 @@ def forecast_holdouts(root: Path, resolved: Resolved) -> None:
     with folder_lock(root, "tables"):
         for run in resolved.runs:
             if run.role == "holdout":
-                path = register(fit, forecast_target(run), threshold=holdout.threshold, folder=root)
+                path = register(fit, forecast_target(run), threshold=rule.relative_error, inside=rule.inside, folder=root)
                 print(f"forecast registered before training: {path}", file=sys.stderr)
 
 
@@ -64,7 +64,7 @@ def where_seeds_pay(root: Path, resolved: Resolved) -> str:
     options = resolved.sweep.fit
     try:
         runs = analysis.read_runs(root, n_column=options.n_column)
-        fit = analysis.fit(options.forecast_law, runs, loss=options.loss, link=options.link, seed=options.seed)
+        fit = analysis.fit(resolved.sweep.forecast_rule.law, runs, loss=options.loss, link=options.link, seed=options.seed)
     except UserError as error:
         return f"where a seed pays: not known yet ({error})"
     if {"N", "D"} - set(fit.law.variables) or not fit.noise.repeats:

@@ -35,7 +35,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
-    from scaling.cli import corpus_commands, import_commands, laws_commands, recipe_commands, runs_commands
+    from scaling.cli import completion, corpus_commands, design_commands, import_commands, laws_commands, recipe_commands, runs_commands
 
     top = OneLineParser(
         prog="scaling",
@@ -48,8 +48,10 @@ def parser() -> argparse.ArgumentParser:
     runs_commands.add_parsers(commands)
     recipe_commands.add_parsers(commands)
     laws_commands.add_parsers(commands)
+    design_commands.add_parsers(commands)
     import_commands.add_parsers(commands)
     corpus_commands.add_parsers(commands)
+    completion.add_parsers(commands, parser)
     return top
 
 

@@ -41,7 +41,17 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
     run.add_argument("--max-time", metavar="TIME", help="end after so long, states saved and the laws of what is done written: 45 min, 2h")
+    run.add_argument(
+        "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
+    )
+    plan.add_argument(
+        "--hardware", metavar="NAME|FILE.toml:NAME", help="device-hours and money too: h100, h200, a100, rtx4090, cpu, or yours"
+    )
     run.add_argument("--retry", choices=["failed"], help="try runs again that failed or diverged")
+    run.add_argument(
+        "--until", metavar="GOAL", help='train of the grid only what "ci_width(loss@params=N,tokens=D) < WIDTH" needs (docs/design.md)'
+    )
+    run.add_argument("--budget", metavar="FLOPS", help="with --until: training compute that may be spent (default: the whole grid's)")
     worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
     worker.add_argument("results", metavar="RESULTS", type=Path)
     worker.add_argument("--cpu", type=int, default=None, help="pin to this core")
@@ -92,10 +102,10 @@ def _resolve(path: str, *, results: Path):
         get_law(law)
     check_texts(sweep)
     runs = resolve(sweep, corpus_hash="unknown")  # impossible shapes are named before the text is read
-    fitted, needed = sum(run.role == "fit" for run in runs), len(get_law(sweep.fit.forecast_law).parameters) + 2
+    fitted, needed = sum(run.role == "fit" for run in runs), len(get_law(sweep.forecast_rule.law).parameters) + 2
     if sweep.holdout and fitted < needed:
         raise UserError(
-            f"{path}: law {sweep.fit.forecast_law} needs {needed} runs to forecast the hold-out, the grid has {fitted}; "
+            f"{path}: law {sweep.forecast_rule.law} needs {needed} runs to forecast the hold-out, the grid has {fitted}; "
             "add sizes, tokens or seeds, or leave [holdout] out"
         )
     hashes, texts = prepare_texts(sweep, runs)
@@ -142,6 +152,12 @@ def plan_command(arguments: argparse.Namespace) -> int:
         f"results will be in {root}   next: {program()} run {arguments.sweep}",
         file=sys.stderr,
     )
+    if arguments.hardware is not None:
+        from scaling.hardware import bill, read_device
+
+        sizes = [float(count_parameters(trunk.config.model).non_embedding) for trunk in trunks]
+        told = bill(read_device(arguments.hardware), [trunk.flops for trunk in trunks], sizes)
+        print(f"the whole sweep on {arguments.hardware}: {told}", file=sys.stderr)
     if (root / "fits.csv").is_file():
         from scaling.cli.loop import where_seeds_pay
 
@@ -176,22 +192,33 @@ def run_command(arguments: argparse.Namespace) -> int:
     stopwatch = Stopwatch("preparation", since=time.monotonic() - time.process_time())
     from scaling.calibration import read_calibration
     from scaling.cli.session import Session
+    from scaling.config import Budget, UserError
     from scaling.deaths import forget_deaths
     from scaling.display import clock
     from scaling.estimate import estimate
     from scaling.launch import check_results, pending_trunks, usable_cpus
+    from scaling.loggers import Logger, check_library
     from scaling.record import Folder, write_atomic, write_json
 
+    for kind in arguments.log:
+        check_library(kind)
+    budget = _check_until(arguments)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
     workers = arguments.workers or len(usable_cpus())
+    deadline = _deadline(arguments.max_time, workers)
+    if arguments.until and (arguments.max_time or resolved.sweep.budget != Budget()):
+        raise UserError("--until bounds its compute by --budget; leave --max-time and [budget] out")
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch, deadline=_deadline(arguments.max_time, workers))
+    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, logs=tuple(arguments.log))
     if resolved.sweep.tune:
         session.tune()
+        resolved = session.resolved
+    if arguments.until:
+        session.adapt(arguments.until, budget=budget)
         resolved = session.resolved
     write_json(folder.resolved, resolved)
     for note in forget_deaths(folder, resolved):
@@ -204,9 +231,11 @@ def run_command(arguments: argparse.Namespace) -> int:
     about = f"about {clock(expected.seconds)}{rough}"
     print(f"{resolved.sweep.name}: {note}, {workers} workers, {about}, results in {root}", file=sys.stderr, flush=True)
     stopwatch.switch("analysis")
-    if pending:
+    if pending or arguments.until:
         session.train()
         _write_provenance(session, command=f"scaling run {arguments.sweep} --workers {workers}")
+    for kind in arguments.log:
+        Logger(kind, folder, resolved).update(last=True)
     rows = _analyse(root, resolved)
     print(f"\n{session.close(expected)}", file=sys.stderr)
     left_out = [row for row in rows if row["reason"].startswith("left out: ")]
@@ -232,6 +261,19 @@ def _deadline(max_time: str | None, workers: int) -> float:
         return math.inf
     begun = time.monotonic() - time.process_time()
     return begun + parse_duration(max_time, what="--max-time") - read_calibration(workers).analysis - PARENT_GONE_GRACE
+
+
+def _check_until(arguments: argparse.Namespace) -> float | None:
+    """Return the FLOPs of --budget, after a look at --until."""
+    from scaling.config import UserError, parse_quantity
+
+    if arguments.until:
+        from scaling.cli.adaptive import parse_goal
+
+        parse_goal(arguments.until)
+    elif arguments.budget:
+        raise UserError("--budget is for --until: say what the compute is for, or leave it out")
+    return parse_quantity(arguments.budget) if arguments.budget else None
 
 
 def _analyse(root: Path, resolved: "Resolved") -> list[dict[str, Any]]:

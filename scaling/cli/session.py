@@ -1,6 +1,7 @@
 """One `scaling run` and its account: how long its parts took, what the workers' time went to, what that teaches about this machine."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scaling.calibration import learn, read_calibration, write_calibration
@@ -8,6 +9,7 @@ from scaling.config import RunConfig
 from scaling.display import Display, clock
 from scaling.estimate import Estimate
 from scaling.launch import launch
+from scaling.loggers import Logger
 from scaling.record import Folder, Resolved, read_result, write_json
 from scaling.timings import Stopwatch, Timings, describe, read_timings, worker_seconds
 
@@ -27,6 +29,7 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[tuple[RunConfig, Timings]] = field(default_factory=list)
     before: set[str] = field(default_factory=set)
+    logs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Note which runs were there when the session began."""
@@ -39,27 +42,36 @@ class Session:
         def train(part: Resolved) -> None:
             write_json(self.folder.resolved, part)
             self.stopwatch.switch("training")
-            launch(
-                self.folder.root, workers=self.workers, next_runs=lambda: None, display=Display(self.folder, part), deadline=self.deadline
-            )
+            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=self._watchers(part), deadline=self.deadline)
             self.stopwatch.switch("preparation")
 
         self.resolved = tuned(self.resolved, self.folder, train=train)
+
+    def adapt(self, until: str, *, budget: float | None) -> None:
+        """Train rounds until a goal is reached; the sweep then has the runs that were chosen."""
+        from scaling.cli.adaptive import adapt, parse_goal
+
+        def train(part: Resolved, note: Callable[[], str]) -> None:
+            write_json(self.folder.resolved, part)
+            self.stopwatch.switch("training")
+            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=Display(self.folder, part, note=note))
+            self.stopwatch.switch("preparation")
+
+        self.resolved = adapt(self.resolved, self.folder, parse_goal(until), budget=budget, workers=self.workers, train=train)
 
     def train(self) -> None:
         """Run local workers until nothing is pending, with the forecast before the hold-outs."""
         self.stopwatch.switch("training")
         launch(
-            self.folder.root,
-            workers=self.workers,
-            next_runs=self._forecast,
-            display=Display(self.folder, self.resolved),
-            deadline=self.deadline,
+            self.folder.root, workers=self.workers, next_runs=self._forecast, display=self._watchers(self.resolved), deadline=self.deadline
         )
         self.stopwatch.switch("analysis")
         self.seconds = self.stopwatch.lap().seconds
         ended = [(run, read_result(self.folder, run.run_id, files=False)) for run in self.resolved.runs if run.run_id not in self.before]
         self.laps = [(run, timings) for run, result in ended if (timings := read_timings(result))]
+
+    def _watchers(self, resolved: Resolved) -> "Watchers":
+        return Watchers([Display(self.folder, resolved), *(Logger(kind, self.folder, resolved) for kind in self.logs)])
 
     def _forecast(self) -> None:
         from scaling.cli.loop import forecast_holdouts
@@ -84,3 +96,15 @@ class Session:
             command = {name: self.seconds[name] for name in ("preparation", "forecast", "analysis") if name in self.seconds}
             write_calibration(learn(read_calibration(self.workers), self.laps, **command), workers=self.workers)
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Watchers:
+    """All that look at a sweep while it trains."""
+
+    each: list[Display | Logger]
+
+    def update(self, *, last: bool = False) -> None:
+        """Let each look."""
+        for watcher in self.each:
+            watcher.update(last=last)
