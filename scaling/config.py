@@ -162,6 +162,14 @@ class Records(Struct, frozen=True):
     checkpoint_seconds: Annotated[float, msgspec.Meta(gt=0)] = 20.0
 
 
+class Budget(Struct, frozen=True):
+    """`[budget]`: bounds of what the whole sweep may take (`scaling.budget`); time is that of all its workers together."""
+
+    flops: Quantity | None = None
+    time: str | None = None
+    disk: str | None = None
+
+
 class Devices(Struct, frozen=True):
     """`[devices]`: what one run, or many small ones at once, is spread over (docs/gpu.md).
 
@@ -198,6 +206,7 @@ class Sweep(Struct, frozen=True):
     forecast: Forecast | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
+    budget: Budget = Budget()
     devices: Devices = Devices()
 
     @property

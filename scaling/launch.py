@@ -5,40 +5,40 @@ start `scaling worker RESULTS` on machines that share the folder adds workers. H
 registered.
 """
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from scaling import claim as claims
+from scaling.budget import Guard
 from scaling.config import Devices, UserError
 from scaling.corpus import cache_folder
+from scaling.deaths import Deaths
 from scaling.environment import keep_freed_memory, platform_of_workers, visible_gpus, worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, group_trunks
-from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
+from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result
+from scaling.stopping import Stop
 
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 5.0
-MAX_DEATHS = 3
-"""A trunk whose worker died this often under one parent without an exception of its own is recorded as failed."""
-
-
-class WorkersFailed(Exception):
-    """Workers end before they can claim anything."""
+PARENT_GONE_GRACE, TERMINATED_GRACE = 4.0, 8.0
+"""Seconds in which a worker may save its state when its parent is gone, and when it gets SIGTERM."""
 
 
 def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
-    """Trunks with runs that have no result and that have not failed, dearest first."""
-    return [
+    """Trunks with runs that have no result, that have not failed and that the budget does not leave out; dearest first."""
+    pending = [
         trunk
         for trunk in group_trunks(resolved.runs)
         if read_failure(folder, trunk.trunk_id) is None and any(not folder.run(run.run_id).exists() for run in trunk.runs)
     ]
+    left_out = Guard.of(folder, resolved).left_out() if pending else {}
+    return [trunk for trunk in pending if trunk.trunk_id not in left_out]
 
 
 def is_released(folder: Folder, trunk: Trunk) -> bool:
@@ -49,11 +49,14 @@ def is_released(folder: Folder, trunk: Trunk) -> bool:
 # ---------------------------------------------------------------- settings of a worker
 
 
-def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1) -> None:
+def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1) -> Stop:
     """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent.
 
-    `cpu_devices`: how many devices a CPU plays, where there are no others.
+    `cpu_devices`: how many devices a CPU plays, where there are no others. Returns what others ask this worker to stop by: SIGTERM, or
+    (`dies_with_stdin`) the end of its parent.
     """
+    stop = Stop()
+    signal.signal(signal.SIGTERM, lambda *_: stop.request(grace=TERMINATED_GRACE))
     keep_freed_memory()
     os.environ.update(worker_environment(cpu_devices=cpu_devices))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
@@ -67,9 +70,10 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1)
         def watch() -> None:
             while os.read(0, 4096):
                 pass
-            os._exit(0)  # the parent is gone (or done): whatever is unpublished is done again by the next worker
+            stop.request(grace=PARENT_GONE_GRACE)
 
         threading.Thread(target=watch, daemon=True).start()
+    return stop
 
 
 # ---------------------------------------------------------------- the parent of local workers
@@ -111,20 +115,21 @@ def place_of(slot: int, *, workers: int, devices: Devices) -> tuple[list[str], d
     return [], {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + devices.spread])} if gpus else {}
 
 
-def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) -> None:
-    """Run local workers until nothing is pending (with none, wait for those elsewhere).
+def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display, deadline: float = math.inf) -> None:
+    """Run local workers until nothing is pending (with none, wait for those elsewhere), or until `deadline` (of `time.monotonic`).
 
     `next_runs` is called whenever only unreleased hold-outs are left; it registers what releases them (this module knows nothing of laws).
-    A worker that dies is replaced; a trunk that kills `MAX_DEATHS` of them is recorded as failed.
+    A worker that dies is replaced; a trunk that kills several of them without getting further is recorded as failed (`scaling.deaths`).
+    At the deadline workers save their states.
     """
     folder, resolved = Folder(root), read_resolved(root)
     running: dict[int, subprocess.Popen] = {}
-    deaths: Counter[str] = Counter()
+    deaths = Deaths(folder)
     try:
         while True:
             began = time.monotonic()
             pending = pending_trunks(folder, resolved)
-            if not pending:
+            if not pending or began > deadline:
                 return
             if not any(is_released(folder, trunk) for trunk in pending):
                 next_runs()
@@ -138,7 +143,7 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
                 if process.poll() is not None:
                     del running[slot]
                     if process.returncode != 0:
-                        _record_death(folder, pending, process, deaths)
+                        deaths.record(pending, process)
             display.update()
             # Many runs take long to look at, and workers need the cores; a process that was suspended meanwhile must not sleep on.
             time.sleep(min(max(POLL_SECONDS, 20 * (time.monotonic() - began)), LONGEST_POLL_SECONDS))
@@ -160,21 +165,13 @@ def _start_worker(root: Path, arguments: list[str], environment: dict[str, str])
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **environment})
 
 
-def _record_death(folder: Folder, pending: list[Trunk], process: subprocess.Popen, deaths: Counter[str]) -> None:
-    """Note which trunk a dead worker was at; after `MAX_DEATHS` the trunk counts as failed."""
-    code = process.returncode
-    held = [trunk for trunk in pending if (claim := claims.read_claim(folder, trunk.trunk_id)) and claim.pid == process.pid]
-    if not held:
-        deaths["start"] += 1
-        if deaths["start"] >= MAX_DEATHS:
-            raise WorkersFailed(f"workers end at once with exit code {code}; the last lines of {folder.root / 'workers.log'} say why")
-    for trunk in held:
-        deaths[trunk.trunk_id] += 1
-        if deaths[trunk.trunk_id] >= MAX_DEATHS:
-            reason = f"worker died {MAX_DEATHS} times (last: {'signal' if code < 0 else 'exit code'} {abs(code)}); out of memory?"
-            write_json(folder.failure(trunk.trunk_id), {"reason": reason})
-
-
-def check_results(folder: Folder, resolved: Resolved) -> int:
-    """Verify the checksums of all finished runs; damaged ones are set aside. Returns the number of finished runs."""
-    return sum(read_result(folder, run.run_id) is not None for run in resolved.runs)
+def check_results(folder: Folder, resolved: Resolved, *, notify: Callable[[str], None]) -> int:
+    """Verify the checksums of all finished runs; damaged ones are set aside and named. Returns the number of finished runs."""
+    finished = 0
+    for run in resolved.runs:
+        there = folder.run(run.run_id).exists()
+        intact = read_result(folder, run.run_id) is not None
+        finished += intact
+        if there and not intact:
+            notify(f"damaged run set aside, to be trained again: {folder.run(run.run_id)}")
+    return finished

@@ -17,6 +17,7 @@ from scaling.batches import text_of_lanes
 from scaling.claim import ClaimLost
 from scaling.config import RunConfig
 from scaling.program import NEVER, State, compile_training, program_of, rates_of, repeated, schedule_of
+from scaling.stopping import Stopped
 from scaling.train import TRUNK, Diverged, Point, Progress, Trainer
 
 
@@ -72,12 +73,16 @@ class Population:
         saved_at = time.monotonic()
         while self._fill_lanes():
             self._advance()
-            if time.monotonic() - saved_at > self.trainers[0].checkpoint_seconds:
+            stopping = self.trainers[0].stop.requested
+            if stopping or time.monotonic() - saved_at > self.trainers[0].checkpoint_seconds:
                 for lane, job in self._busy():
                     self._owned(job.trainer, lambda job=job, lane=lane: job.trainer.save(job.phase, self._progress(lane, job)))
                 saved_at = time.monotonic()
+                if stopping:
+                    raise Stopped("stopped; saved at steps " + ", ".join(str(job.step) for _, job in self._busy()))
         for trainer in self.trainers:
             trainer.prune(last=True)
+            trainer.notify(f"{trainer.trunk.trunk_id}: complete after step {trainer.trunk.runs[-1].steps}")
 
     def _enqueue(self, trainer: Trainer) -> None:
         """The jobs of what a trainer has left, from the latest saved states."""

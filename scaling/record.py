@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file through a temporary name, flushed to disk, so that readers see the old or the new content and nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # pids repeat between machines that share a folder
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
+from scaling.budget_limits import limit_of
 from scaling.config import (
+    Budget,
     Cell,
     DataGrid,
     Devices,
@@ -77,6 +79,7 @@ def _check_sweep(sweep: Sweep) -> None:
     for number, cell in enumerate(sweep.run):
         _check_axis(f"run[{number}].tokens", [cell.tokens])
     _check_text_axes(sweep)
+    limit_of(sweep.budget)
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
         raise UserError(
@@ -147,6 +150,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
+    "$.budget": Budget,
     "$.devices": Devices,
 }
 

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from scaling import claim as claims
 from scaling.accounting import count_parameters, training_flops_per_token
+from scaling.budget import Guard
 from scaling.config import RunConfig
 from scaling.mixture import domain_shares, unique_tokens
 from scaling.plan import Trunk, flops_spent, group_trunks
@@ -31,27 +32,28 @@ DOMAIN_COLUMNS = "run_id,group,domain,share,loss,loss_se,bits_per_byte".split(",
 CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
 
 
-def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None) -> tuple[str, str]:
-    """Status (done, diverged, failed, running, missing) of a run and its reason."""
+def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None, left_out: dict[str, str]) -> tuple[str, str]:
+    """Status (done, diverged, failed, running, missing) of a run and its reason; `left_out`: trunks beyond the budget."""
     if result:
         return result["status"], result.get("reason", "")
     if failure := read_failure(folder, trunk.trunk_id):
         return "failed", failure
     if claims.is_live(folder, trunk.trunk_id):
         return "running", ""
-    return "missing", "waits for its forecast" if run.role == "holdout" else ""
+    return "missing", left_out.get(trunk.trunk_id, "waits for its forecast" if run.role == "holdout" else "")
 
 
 def run_rows(folder: Folder, resolved: Resolved) -> list[dict[str, Any]]:
     """One row a run, in plan order: config, counts, and the result where there is one."""
     trunks = {trunk.trunk_id: trunk for trunk in group_trunks(resolved.runs)}
     spent = {run_id: value for trunk in trunks.values() for run_id, value in flops_spent(trunk).items()}
-    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id]) for run in resolved.runs]
+    left_out = Guard.of(folder, resolved).left_out()
+    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id], left_out) for run in resolved.runs]
 
 
-def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float) -> dict[str, Any]:
+def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float, left_out: dict[str, str]) -> dict[str, Any]:
     result = read_result(folder, run.run_id, files=False)
-    status, reason = run_status(folder, trunk, run, result)
+    status, reason = run_status(folder, trunk, run, result, left_out)
     config, model = run.trunk, run.trunk.model
     parameters = count_parameters(model)
     facts = resolved.facts_of(config.data.corpus_hash)

@@ -32,6 +32,7 @@ from scaling.mesh import agreed, on_host, place_state
 from scaling.plan import Trunk
 from scaling.program import LOG_EVERY, NEVER, State, compile_training, multiplier_at, program_of, rates_of, schedule_of
 from scaling.record import Folder, encode_metrics, path_step, publish_run, read_result, remove, set_aside, write_atomic
+from scaling.stopping import Stop, Stopped
 from scaling.timings import Stopwatch
 
 TRUNK = "trunk"
@@ -73,6 +74,7 @@ class Trainer:
     notify: Callable[[str], None] = field(default=lambda message: None)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     mesh: Mesh | None = None
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def config(self) -> TrunkConfig:
@@ -105,6 +107,8 @@ class Trainer:
         ------
         ClaimLost
             If another worker took the trunk over meanwhile.
+        Stopped
+            If somebody asked; the state is saved.
         """
         pending = self.pending
         progress: Progress | None = None
@@ -129,6 +133,8 @@ class Trainer:
                 continue
             self.publish(run, branch)
         self.prune(last=True)
+        if pending:
+            self.notify(f"{self.trunk.trunk_id}: complete after step {pending[-1].steps}")
 
     def _trunk_to(self, branch_step: int, progress: Progress | None) -> Progress:
         if progress is None or progress.step > branch_step:
@@ -161,9 +167,11 @@ class Trainer:
             self.stopwatch.steps += end - step
             points.append(self.log(phase, step, losses, gradient_norm=float(gradient_norm), schedule=schedule))
             step = end
-            if step < stop and agreed(time.monotonic() - saved_at > self.checkpoint_seconds):
+            if step < stop and agreed(self.stop.requested or time.monotonic() - saved_at > self.checkpoint_seconds):
                 self.save(phase, Progress(state, step, points))
                 saved_at = time.monotonic()
+                if agreed(self.stop.requested):
+                    raise Stopped(f"{self.trunk.trunk_id}: stopped; saved at step {step}")
         return Progress(state, step, points)
 
     def segment_end(self, step: int, stop: int) -> int:
@@ -327,6 +335,6 @@ class Trainer:
         done = [path for path in branches if path_step(path) != path_step(branches[-1])]
         doomed = {"final": states[:-1] + done, "all": done, "none": states[:-1] + done}[self.keep]
         if last:
-            doomed += branches + (states if self.keep == "none" else []) + list(folder.glob("attempt-*"))
+            doomed += branches + (states if self.keep == "none" else []) + [*folder.glob("attempt-*"), *folder.glob(".*.tmp")]
         for path in doomed:
             remove(path)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from scaling import claim as claims
 from scaling.batches import compile_ahead
+from scaling.budget import Guard
 from scaling.config import ModelConfig
 from scaling.corpus import Corpus, load
 from scaling.devices import lane_key
@@ -24,6 +25,7 @@ from scaling.plan import Trunk, by_preference, group_trunks
 from scaling.population import Population
 from scaling.program import count_compiled
 from scaling.record import Folder, Resolved, read_resolved, write_json
+from scaling.stopping import Stop, Stopped
 from scaling.timings import Stopwatch
 from scaling.train import Trainer
 
@@ -40,15 +42,21 @@ def join(coordinator: str, *, processes: int | None, process: int | None) -> Non
 
 
 def work(
-    root: Path, *, follow: bool = False, notify: Callable[[str], None] = lambda message: None, stopwatch: Stopwatch | None = None
+    root: Path,
+    *,
+    follow: bool = False,
+    notify: Callable[[str], None] = lambda message: None,
+    stopwatch: Stopwatch | None = None,
+    stop: Stop | None = None,
 ) -> int:
     """Train what is free in a results folder until nothing is; returns the number of trunks that this worker trained.
 
     With `follow`, wait for trunks that are not released yet (until standard input closes) and compile their programs meanwhile.
-    `stopwatch` began with the process, if that is known.
+    `stopwatch` began with the process, if that is known; `stop` is how others ask this worker to end.
     """
-    resolved = read_resolved(root)
-    worker = Worker(Folder(root), resolved, make_mesh(resolved.sweep.devices), notify, stopwatch or Stopwatch())
+    folder, resolved = Folder(root), read_resolved(root)
+    mesh, guard = make_mesh(resolved.sweep.devices), Guard.of(folder, resolved)
+    worker = Worker(folder, resolved, mesh, notify, stopwatch or Stopwatch(), stop or Stop(), guard)
     count_compiled(worker.stopwatch)
     worker.stopwatch.switch("records")
     return worker.work(follow=follow)
@@ -63,6 +71,8 @@ class Worker:
     mesh: Mesh | None
     notify: Callable[[str], None]
     stopwatch: Stopwatch
+    stop: Stop
+    guard: Guard
     loaded: dict[str, Corpus] = field(default_factory=dict)
     compiled: set[ModelConfig] = field(default_factory=set)
 
@@ -72,6 +82,8 @@ class Worker:
         numbers = {trunk.trunk_id: number for number, trunk in enumerate(trunks)}
         while True:
             pending = pending_trunks(self.folder, self.resolved)
+            if agreed(self.stop.requested):
+                return trained
             trainers = self._claimed(pending) if jax.process_index() == 0 else []
             number = int(agreed(numbers[trainers[0].trunk.trunk_id] if trainers else WAIT if follow and pending else END))
             if number == END:
@@ -90,19 +102,23 @@ class Worker:
         busy = {trunk.config.model for trunk in released if claims.is_live(self.folder, trunk.trunk_id)}
         for trunk in by_preference(released, compiled=self.compiled, busy=busy):
             self._corpus(trunk)  # before the claim: text that cannot be had is nobody's failure but this machine's
-            claim = claims.take(self.folder, trunk.trunk_id)
+            claim = self._claim(trunk)
             if claim is None:
                 continue
             trainers = [self._trainer(trunk, claim)]
             for other in _lane_mates(trunk, released):
-                if len(trainers) < trunk.config.lanes and (claim := claims.take(self.folder, other.trunk_id)):
+                if len(trainers) < trunk.config.lanes and (claim := self._claim(other)):
                     trainers.append(self._trainer(other, claim))
             return trainers
         return []
 
+    def _claim(self, trunk: Trunk) -> claims.Claim | None:
+        return claims.take(self.folder, trunk.trunk_id, allowed=lambda: trunk.trunk_id not in self.guard.left_out())
+
     def _trainer(self, trunk: Trunk, claim: claims.Claim | None) -> Trainer:
         records, corpus = self.resolved.sweep.records, self._corpus(trunk)
-        return Trainer(self.folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, self.notify, self.stopwatch, self.mesh)
+        shared = (records.keep, records.checkpoint_seconds, self.notify, self.stopwatch, self.mesh, self.stop)
+        return Trainer(self.folder, trunk, claim, corpus, *shared)
 
     def _corpus(self, trunk: Trunk) -> Corpus:
         data = trunk.config.data
@@ -125,8 +141,13 @@ class Worker:
         self.compiled.add(config.model)
         claimed = {trainer.trunk.trunk_id: trainer.claim for trainer in trainers if trainer.claim is not None}
         try:
-            with claims.heartbeat(self.folder, *claimed):
+            metered = self.guard.metered(trainers[0].trunk.trunk_id, self.stop.soon)
+            with claims.heartbeat(self.folder, *claimed), metered, self.stop.during_training():
                 trainers[0].train() if config.lanes == 1 else Population(trainers).train()
+        except Stopped as stopped:
+            self.notify(str(stopped))
+        except OSError:  # a full disk, a folder that is gone: the machine's fault and not the trunk's, so this worker ends
+            raise
         except Exception as error:
             if jax.process_count() > 1:
                 raise

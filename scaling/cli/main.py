@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 a failure, 2 the user's mistake, 3 runs failed and rema
 
 import argparse
 import os
+import signal
 import sys
 
 # Fits thread over batches themselves; matrix products that thread too fight for the same cores (4,000 bootstraps 1.15 s instead of .6 s).
@@ -14,6 +15,14 @@ from scaling import __version__
 
 ONE_LINE = {"UserError": 2, "WorkersFailed": 1}
 """Errors that explain themselves, by name (their modules are heavy to import), and the exit code of each."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: end as Ctrl-C does, with another exit code."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -61,15 +70,16 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         if os.environ.get("SCALING_PLUGINS"):
             from scaling.registry import load_plugins
 
             load_plugins()
         return int(arguments.run(arguments) or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as how:
         print("\ninterrupted: nothing is lost; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        return 143 if isinstance(how, Terminated) else 130
     except BrokenPipeError:  # `scaling query ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -46,6 +47,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
             help="processes on this machine (default: one a core, or one a GPU; 0: none, wait for `scaling worker` elsewhere)",
         )
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    run.add_argument("--max-time", metavar="TIME", help="end after so long, states saved and the laws of what is done written: 45 min, 2h")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
     )
@@ -85,6 +87,11 @@ def program() -> str:
     if shutil.which("scaling") or not sys.argv[0].endswith("scaling"):
         return "scaling"
     return os.path.relpath(sys.argv[0])
+
+
+def _say(text: str) -> None:
+    """A note for the person, apart from what is meant for other programs."""
+    print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------- plan and run
@@ -202,6 +209,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     stopwatch = Stopwatch("preparation", since=time.monotonic() - time.process_time())
     from scaling.calibration import read_calibration
     from scaling.cli.session import Session
+    from scaling.config import Budget, UserError
+    from scaling.deaths import forget_deaths
     from scaling.display import clock
     from scaling.estimate import estimate
     from scaling.launch import check_results, default_workers, pending_trunks
@@ -214,11 +223,14 @@ def run_command(arguments: argparse.Namespace) -> int:
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
     workers = default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
+    deadline = _deadline(arguments.max_time, workers)
+    if arguments.until and (arguments.max_time or resolved.sweep.budget != Budget()):
+        raise UserError("--until bounds its compute by --budget; leave --max-time and [budget] out")
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch, logs=tuple(arguments.log))
+    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, logs=tuple(arguments.log))
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -226,7 +238,9 @@ def run_command(arguments: argparse.Namespace) -> int:
         session.adapt(arguments.until, budget=budget)
         resolved = session.resolved
     write_json(folder.resolved, resolved)
-    todo = len(resolved.runs) - check_results(folder, resolved)
+    for note in forget_deaths(folder, resolved):
+        _say(note)
+    todo = len(resolved.runs) - check_results(folder, resolved, notify=_say)
     pending = pending_trunks(folder, resolved)
     expected = estimate(folder, pending, read_calibration(workers, resolved.sweep.devices.spread), workers=workers)
     note = f"{todo} of {len(resolved.runs)} runs to train" if todo else "nothing to train"
@@ -241,7 +255,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         Logger(kind, folder, resolved).update(last=True)
     rows = _analyse(root, resolved)
     print(f"\n{session.close(expected)}", file=sys.stderr)
-    undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
+    left_out = [row for row in rows if row["reason"].startswith("left out: ")]
+    if left_out:
+        print(f"{len(left_out)} runs {left_out[0]['reason']}; `{program()} status {root}` lists them", file=sys.stderr)
+    undone = [row for row in rows if row["status"] in ("failed", "missing", "running") and row not in left_out]
     if diverged := sum(row["status"] == "diverged" for row in rows):
         print(f"{diverged} runs diverged (listed in {root / 'exclusions.csv'})", file=sys.stderr)
     if undone:
@@ -249,6 +266,18 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"next: {program()} status {root}, then {program()} run {arguments.sweep} --retry failed", file=sys.stderr)
         return 3
     return 0
+
+
+def _deadline(max_time: str | None, workers: int) -> float:
+    """When training must end for the analysis to end in time."""
+    from scaling.budget_limits import parse_duration
+    from scaling.calibration import read_calibration
+    from scaling.launch import PARENT_GONE_GRACE
+
+    if max_time is None:
+        return math.inf
+    begun = time.monotonic() - time.process_time()
+    return begun + parse_duration(max_time, what="--max-time") - read_calibration(workers).analysis - PARENT_GONE_GRACE
 
 
 def _check_until(arguments: argparse.Namespace) -> float | None:
@@ -326,16 +355,13 @@ def worker_command(arguments: argparse.Namespace) -> int:
     if arguments.coordinator not in (None, "auto") and (None in several or not arguments.process < arguments.processes):
         raise UserError("--coordinator HOST:PORT needs --processes N and --process I, with I from 0 to N - 1")
     here = 1 if arguments.coordinator == "auto" else read_resolved(arguments.results).sweep.devices.spread // (arguments.processes or 1)
-    be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow, cpu_devices=here)
+    stop = be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow, cpu_devices=here)
     from scaling.worker import join, work
 
     if arguments.coordinator:
         join(arguments.coordinator, processes=arguments.processes, process=arguments.process)
 
-    def notify(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    trained = work(arguments.results, follow=arguments.follow, notify=notify, stopwatch=stopwatch)
+    trained = work(arguments.results, follow=arguments.follow, notify=_say, stopwatch=stopwatch, stop=stop)
     if not arguments.follow:
         left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
         waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
@@ -354,7 +380,13 @@ def clean_command(arguments: argparse.Namespace) -> int:
     live = {path.name for path in (root / "trunks").glob("*") if claims.is_live(folder, path.name)}
     removable = [
         path
-        for pattern in ("trunks/*/state-*.safetensors", "trunks/*/branch-*.safetensors", "trunks/*/attempt-*", "**/*.damaged-*")
+        for pattern in (
+            "trunks/*/state-*.safetensors",
+            "trunks/*/branch-*.safetensors",
+            "trunks/*/attempt-*",
+            "**/*.damaged-*",
+            "**/.*.tmp",
+        )
         for path in root.glob(pattern)
         if not live & set(path.parts)
     ]
