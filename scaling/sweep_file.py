@@ -1,6 +1,7 @@
 """Reading a sweep file: TOML -> a checked `Sweep`; what is wrong is said in one line."""
 
 import codecs
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -27,6 +28,10 @@ from scaling.config import (
 )
 
 
+MOST_RUNS = 100_000
+"""Runs that a sweep may have: more is a slip of the pen, and a plan of it would fill the memory."""
+
+
 def load_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep file.
 
@@ -36,7 +41,7 @@ def load_sweep(path: str | Path) -> Sweep:
         One line: the file, the key, what is allowed, what to do.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also where the name is too long for a path
         raise UserError(f"{path}: no such sweep file; `ls sweeps/` shows those that ship with the project")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -76,6 +81,7 @@ def _check_sweep(sweep: Sweep) -> None:
     for number, cell in enumerate(sweep.run):
         _check_axis(f"run[{number}].tokens", [cell.tokens])
     _check_text_axes(sweep)
+    _check_size(sweep)
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
         raise UserError(
@@ -95,6 +101,21 @@ def _check_sweep(sweep: Sweep) -> None:
             "training.learning_rate_tokens_power needs independent runs: the branches of one trunk share its rate; "
             'set training.schedule to "wsd", "cosine", "linear" or "constant"'
         )
+
+
+def _check_size(sweep: Sweep) -> None:
+    """Refuse a sweep of more than `MOST_RUNS` runs before any of them is made."""
+    seeds, widths = sweep.training.seeds, len(sweep.model.d_model)
+    texts = 1
+    for axis in (sweep.corpus, sweep.tokenizer, sweep.data.mixture, sweep.data.tokens_unique):
+        texts *= len(axis) if isinstance(axis, list) else 1
+    runs = (sum(seeds) if isinstance(seeds, list) else seeds * widths) * len(sweep.data.tokens) + len(sweep.run)
+    if held := sweep.holdout:
+        runs += len(held.d_model) * held.seeds * len(held.tokens)
+    if tune := sweep.tune:
+        runs += len(tune.d_model) * max(len(tune.rates), tune.most_rates) * len(tune.batch_tokens or [0]) * tune.seeds * len(tune.tokens or "any")
+    if runs * texts > MOST_RUNS:
+        raise UserError(f"the grid has {runs * texts} runs, and {MOST_RUNS} is the most; give fewer values or seeds, or split the sweep")
 
 
 def _check_text_axes(sweep: Sweep) -> None:
