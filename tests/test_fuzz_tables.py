@@ -161,36 +161,40 @@ def test_formulas_that_are_fitted(path: Path, text: str) -> None:
         assert all(math.isfinite(value) for value in found.params.values())
 
 
-@inputs(quick=40, full=4_000)
-@given(text=FORMULAS | CHARACTERS)
-def test_formulas_give_what_plain_arithmetic_gives(text: str) -> None:
-    """An opponent: Python's own arithmetic on the same numbers, where the formula is also Python and the result a number."""
-    names = {"N": 3.0, "D": 5.0, "C": 7.0, "U": 2.0, "E": 1.5, "A": 0.5, "B": 4.0, "alpha": 0.25, "beta": 0.75, "x": 1.25}
-    try:
-        parsed = parse(text)
-    except UserError:
-        return
-    if not set(parsed.names) <= set(names) or any(word in text for word in ("m4root", ";", "=")):
-        return
-    with well_behaved(UserError):
-        ours = float(parsed.value(names))
-    theirs = _arithmetic(text.replace("^", "**"), names)
-    if theirs is not None and math.isfinite(theirs) and math.isfinite(ours):
-        assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-300)
-
-
-def _arithmetic(text: str, names: dict[str, float]) -> float | None:
-    """The same formula by SymPy-free rational means: DuckDB's DOUBLE arithmetic."""
-    import duckdb
-
-    words = ", ".join(f"{value}::DOUBLE AS {name}" for name, value in names.items())
-    sql = text.replace("min(", "least(").replace("max(", "greatest(").replace("log(", "ln(")
-    try:
-        with duckdb.connect() as connection:
-            row = connection.execute(f"SELECT ({sql})::DOUBLE FROM (SELECT {words})").fetchone()
-    except duckdb.Error:
-        return None
-    return row[0] if row else None
-
-
 # ---------------------------------------------------------------- SQL
+
+TABLES = st.sampled_from(["runs", "curves", "runs r", "exclusions", '"runs"', "nowhere", "read_text('/etc/passwd')", "'/etc/passwd'", "range(1000000000000)", "range(9)", "glob('/*')", "duckdb_settings()", "query('FROM runs')", "(FROM runs)", "pragma_version()"])  # fmt: skip
+TERMS = st.sampled_from(["*", "loss", "d_model", "run_id", "1", "1/0", "'x'", "NULL", "count(*)", "avg(loss)", "1e308*10", "repeat('x', 1000000000)", "getenv('HOME')", "[1, 2]", "{'a': 1}", "loss::VARCHAR", "DATE '2020-01-01'", "INTERVAL 1 DAY", "random()", "row_number() OVER ()", "'\x1b[2J'", "uuid()", "'abc'::BLOB", "1::HUGEINT", "now()", "map {'a': 1}", "'nan'::DOUBLE", "range(100000000)", "regexp_matches(run_id, '(a+)+$')", "list_sum(range(1000))", "TIME '00:00'", "sqrt(-1)", "'5'::DECIMAL(30, 5)", "TIMESTAMP '9999-01-01'", "'infinity'::DATE", "bit_count(1)", "'x' COLLATE nocase", "struct_pack(a := 1)", "unnest([1, 2])"])  # fmt: skip
+TAILS = st.sampled_from(["", " WHERE loss > 1", " GROUP BY ALL", " ORDER BY 1", " LIMIT 3", " LIMIT -1", " UNION ALL SELECT 1", " QUALIFY 1", " WHERE", ", runs b, runs c, runs d", " USING SAMPLE 3", ";", "; SELECT 1", " -- x", " PIVOT", " FOR UPDATE", " INTO x"])  # fmt: skip
+STATEMENTS = st.one_of(
+    st.builds(lambda terms, table, tail: f"SELECT {', '.join(terms)} FROM {table}{tail}", st.lists(TERMS, min_size=1, max_size=3), TABLES, TAILS),
+    st.builds(lambda table, tail: f"FROM {table}{tail}", TABLES, TAILS),
+    st.builds(lambda word, table: f"{word} {table}", st.sampled_from(["DESCRIBE", "SHOW", "SUMMARIZE", "EXPLAIN FROM", "COPY", "PRAGMA", "CALL", "ATTACH", "SET", "INSTALL", "DROP TABLE", "WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT * FROM a) FROM", "PIVOT", "EXECUTE", "VACUUM", "CHECKPOINT", "LOAD"]), TABLES),
+    st.text(alphabet="SELECTFROM*()'\"[]{};,.:$?@#%&|!~<>=+-/\\0123456789 runsloe\n\t\0é", max_size=30),
+    damaged(b"WITH a AS (SELECT d_model, avg(loss) AS loss FROM runs GROUP BY 1) SELECT * FROM a JOIN runs USING (d_model) WHERE a.loss < 3 ORDER BY 1").map(lambda data: data.decode("utf-8", "replace")),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = write_results(tmp_path_factory.mktemp("sql"), widths=(16, 24), seeds=1, holdout=None)
+    (made / "exclusions.csv").write_text('run_id,reason\nx,"a ""b"", \x1b[2J"\n', encoding="utf-8")
+    return made
+
+
+@inputs(quick=60, full=20_000)
+@given(sql=STATEMENTS)
+def test_statements(folder: Path, sql: str) -> None:
+    before, began = _state(folder), time.monotonic()
+    with well_behaved(UserError):
+        found = query(folder, sql, time_limit=0.5, max_rows=5000)
+        for format in ("table", "csv", "json"):
+            text = render(found, format)
+            assert format != "table" or all(line.isprintable() for line in text.split("\n"))
+            assert "root:" not in text
+    assert time.monotonic() - began < 10
+    assert _state(folder) == before
+
+
+def _state(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
