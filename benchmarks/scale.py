@@ -33,6 +33,7 @@ name = "scale"
 corpus = "python-stdlib"
 [model]
 d_model = {widths}
+head_dim = 8
 [data]
 tokens = {tokens}
 [training]
@@ -40,18 +41,22 @@ seeds = {seeds}
 [fit]
 laws = ["chinchilla"]
 """
-QUERY = "SELECT r.d_model, count(*) AS points, min(c.train_loss) AS least FROM curves c JOIN runs r USING (run_id) GROUP BY ALL ORDER BY ALL"
+QUERY = (
+    "SELECT r.d_model, count(*) AS points, min(c.train_loss) AS least FROM curves c JOIN runs r USING (run_id) GROUP BY ALL ORDER BY ALL"
+)
 
 
 def write_folder(root: Path, runs: int) -> Path:
     """A finished sweep of so many runs; returns its sweep file."""
-    widths = [16 + 8 * i for i in range(WIDTHS)]
+    widths = [16 * (i + 1) for i in range(WIDTHS)]
     tokens = [round(512 * 1000 * 1.4**i) for i in range(TOKENS)]
     file = root / "scale.toml"
     file.write_text(SWEEP.format(widths=widths, tokens=tokens, seeds=runs // (WIDTHS * TOKENS)))
     sweep, corpus = load_sweep(file), prepare("python-stdlib")
     facts = {**corpus.facts, "train_tokens": len(corpus.train)}
-    resolved = Resolved(sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=facts, runs=resolve(sweep, corpus_hash=corpus.content_hash))
+    resolved = Resolved(
+        sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=facts, runs=resolve(sweep, corpus_hash=corpus.content_hash)
+    )
     folder, rng = Folder(root / "scale"), np.random.default_rng(0)
     write_json(folder.resolved, resolved)
     shutil.copy(file, folder.root / "sweep.toml")

@@ -27,7 +27,6 @@ from scaling.config import (
     parse_quantity,
 )
 
-
 MOST_RUNS = 100_000
 """Runs that a sweep may have: more is a slip of the pen, and a plan of it would fill the memory."""
 
@@ -113,7 +112,13 @@ def _check_size(sweep: Sweep) -> None:
     if held := sweep.holdout:
         runs += len(held.d_model) * held.seeds * len(held.tokens)
     if tune := sweep.tune:
-        runs += len(tune.d_model) * max(len(tune.rates), tune.most_rates) * len(tune.batch_tokens or [0]) * tune.seeds * len(tune.tokens or "any")
+        runs += (
+            len(tune.d_model)
+            * max(len(tune.rates), tune.most_rates)
+            * len(tune.batch_tokens or [0])
+            * tune.seeds
+            * len(tune.tokens or "any")
+        )
     if runs * texts > MOST_RUNS:
         raise UserError(f"the grid has {runs * texts} runs, and {MOST_RUNS} is the most; give fewer values or seeds, or split the sweep")
 

@@ -58,8 +58,8 @@ def plan(path: Path) -> None:
     """All that `scaling plan` does before it reads text."""
     from analysis.laws import get_law
     from scaling.accounting import count_parameters, training_flops_per_token
-    from scaling.config import format_quantity
     from scaling.cli.texts import check_texts
+    from scaling.config import format_quantity
     from scaling.plan import flops_spent, group_trunks, resolve, tune_runs
     from scaling.sweep_file import load_sweep
 
@@ -69,7 +69,7 @@ def plan(path: Path) -> None:
     check_texts(sweep)
     runs = resolve(sweep, corpus_hash="unknown")
     if sweep.tune:
-        runs = runs + tune_runs(sweep, rates={width: sweep.tune.rates for width in sweep.tune.d_model}, corpus_hash="unknown")
+        runs = runs + tune_runs(sweep, rates=dict.fromkeys(sweep.tune.d_model, sweep.tune.rates), corpus_hash="unknown")
     for run in runs:
         assert count_parameters(run.trunk.model).total > 0
         assert format_quantity(run.tokens) and run.tokens * training_flops_per_token(run.trunk.model) > 0

@@ -18,7 +18,7 @@ from synthetic import true_loss, write_results
 
 from analysis import fit
 from analysis.errors import UserError
-from analysis.expression import FUNCTIONS, parse
+from analysis.expression import FUNCTIONS
 from analysis.guards import check_runs
 from analysis.laws import LAWS, get_law
 from analysis.query import query, render
@@ -37,7 +37,11 @@ def _whole() -> list[list[str]]:
 
 
 WHOLE = _whole()
-CELLS = st.one_of(NUMBERS.map(str), WORDS, st.sampled_from(["", "nan", "None", "1e5", "-1", "diverged", "holdout", "tune", "inf", "1_000", "0x1p3", "1,5"]))
+CELLS = st.one_of(
+    NUMBERS.map(str),
+    WORDS,
+    st.sampled_from(["", "nan", "None", "1e5", "-1", "diverged", "holdout", "tune", "inf", "1_000", "0x1p3", "1,5"]),
+)
 HEADERS = st.one_of(st.sampled_from([*WHOLE[0], "N", "D", "L", "flops", "tokens_unique", "trunk_id", "C", "U", "group", "E", "A"]), WORDS)
 
 
@@ -65,13 +69,17 @@ def tables(draw: st.DrawFn) -> bytes:
             case "drop column":
                 rows = [line[:column] + line[column + 1 :] for line in rows]
     text = io.StringIO()
-    csv.writer(text, delimiter=draw(st.sampled_from([",", ",", ",", ";", "\t"])), lineterminator=draw(st.sampled_from(["\n", "\r\n"]))).writerows(rows)
+    csv.writer(
+        text, delimiter=draw(st.sampled_from([",", ",", ",", ";", "\t"])), lineterminator=draw(st.sampled_from(["\n", "\r\n"]))
+    ).writerows(rows)
     return text.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])), "replace")
 
 
 CONDITIONS = st.one_of(
     st.none(),
-    st.sampled_from(["loss > 3", "status == 'done' and params < 1M", "note != 'x' or tokens >= 1e8", "N < 1e6", "loss", "a b c", "loss > 'x'", "((("]),
+    st.sampled_from(
+        ["loss > 3", "status == 'done' and params < 1M", "note != 'x' or tokens >= 1e8", "N < 1e6", "loss", "a b c", "loss > 'x'", "((("]
+    ),
     st.text(max_size=12),
 )
 
@@ -79,8 +87,8 @@ CONDITIONS = st.one_of(
 def analyse(path: Path, condition: str | None, law: str) -> None:
     """Read, check and fit; the numbers that come out are numbers."""
     runs = read_runs(path, exclude=condition)
-    assert all("\n" not in finding for finding in check_runs(runs))
-    found = fit(law, runs, bootstrap=0)
+    assert all("\n" not in str(finding) for finding in check_runs(runs))
+    found = fit(get_law(law), runs)
     assert all(math.isfinite(value) for value in found.params.values())
     assert np.isfinite(found.predict(N=1e6, D=1e8))
 
@@ -114,7 +122,7 @@ def test_the_command_writes_whole_files_or_none(path: Path, data: bytes) -> None
 
     path.write_bytes(data)
     out = path.parent / "out"
-    with well_behaved(), np.errstate(all="raise", under="ignore"):
+    with well_behaved():
         code = main(["fit", str(path), "--law", "chinchilla", "--bootstrap", "0", "--no-plots", "--out", str(out)])
     assert code in (0, 2)
     assert not [name for name in os.listdir(out if out.is_dir() else path.parent) if name.endswith(".tmp")]
@@ -126,7 +134,9 @@ LEAVES = st.sampled_from(["N", "D", "C", "U", "E", "A", "B", "alpha", "beta", "x
 
 
 def _combine(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    sign = st.sampled_from(["+", "-", "*", "/", "^", "**", "//", "%", "@", "<", " if ", ",", "=", ":=", ";", "|", "&"] + ["+", "*", "/", "^"] * 4)
+    sign = st.sampled_from(
+        ["+", "-", "*", "/", "^", "**", "//", "%", "@", "<", " if ", ",", "=", ":=", ";", "|", "&"] + ["+", "*", "/", "^"] * 4
+    )
     call = st.sampled_from([*FUNCTIONS, *FUNCTIONS, "abs", "eval", "open", "__import__", "pow"])
     return st.one_of(
         st.tuples(inner, sign, inner).map(lambda parts: f"({parts[0]}{parts[1]}{parts[2]})"),
@@ -149,7 +159,7 @@ def test_formulas(text: str) -> None:
     with well_behaved(UserError):
         law = get_law(text, columns=["loss", "note"])
         values = {name: np.full(9, 0.5) for name in law.parameters} | {name: FRAME.get(name, np.ones(9)) for name in law.variables}
-        assert law.predict({name: 0.5 for name in law.parameters}, **{name: values[name] for name in law.variables}).dtype == np.float64
+        assert law.predict(dict.fromkeys(law.parameters, 0.5), **{name: values[name] for name in law.variables}).dtype == np.float64
 
 
 @inputs(quick=15, full=1_500)
@@ -157,7 +167,7 @@ def test_formulas(text: str) -> None:
 def test_formulas_that_are_fitted(path: Path, text: str) -> None:
     path.write_text("\n".join(",".join(row) for row in WHOLE))
     with well_behaved(UserError):
-        found = fit(get_law(text, columns=["note"]), read_runs(path), bootstrap=0)
+        found = fit(get_law(text, columns=["note"]), read_runs(path))
         assert all(math.isfinite(value) for value in found.params.values())
 
 
