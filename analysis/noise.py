@@ -51,11 +51,17 @@ class NoiseModel:
     source: str
     shares: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
 
+    @property
+    def followed(self) -> tuple[Array, Array]:
+        """From where to where, in log N and in log D, the slopes are followed."""
+        wider = np.array([-1.0, 1.0]) * np.log(BEYOND)
+        return np.asarray(self.range_n) + wider, np.asarray(self.range_d) + wider
+
     def noise_sd(self, n: Array, d: Array) -> Array:
         """Relative sd between seeds of a run with N parameters and D tokens (more than twice beyond the data: as at twice)."""
-        wider = np.array([-1.0, 1.0]) * np.log(BEYOND)
-        log_n = np.clip(np.log(n), *(self.range_n + wider)) - self.log_n
-        log_d = np.clip(np.log(d), *(self.range_d + wider)) - self.log_d
+        followed_n, followed_d = self.followed
+        log_n = np.clip(np.log(n), *followed_n) - self.log_n
+        log_d = np.clip(np.log(d), *followed_d) - self.log_d
         return np.maximum(np.exp(self.log_sd + self.slope_n * log_n + self.slope_d * log_d), SD_FLOOR)
 
     def run_sd(self, n: Array, d: Array) -> Array:

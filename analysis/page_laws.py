@@ -117,9 +117,8 @@ def _critical(fit: Fit, share: float) -> dict[str, Any]:
 def _noise(fit: Fit) -> dict[str, Any]:
     names = ("log_sd", "slope_n", "slope_d", "log_n", "log_d", "misfit_sd")
     noise = fit.noise
-    return {name: float(getattr(noise, name)) for name in names} | {
-        "range_n": [float(v) for v in noise.range_n], "range_d": [float(v) for v in noise.range_d], "floor": SD_FLOOR
-    }  # fmt: skip
+    followed_n, followed_d = (limits.tolist() for limits in noise.followed)
+    return {name: float(getattr(noise, name)) for name in names} | {"followed_n": followed_n, "followed_d": followed_d, "floor": SD_FLOOR}
 
 
 def _model(fit: Fit) -> dict[str, Any] | None:

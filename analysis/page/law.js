@@ -162,8 +162,8 @@ function band(values, level) {
 /** Relative sd of one new run about the law: noise between seeds (that of the nearest data, outside them) and misfit. */
 function runSd(noise, n, d) {
   const clip = (x, [low, high]) => Math.min(Math.max(x, low), high);
-  const logN = clip(Math.log(n), noise.range_n) - noise.log_n;
-  const logD = clip(Math.log(d), noise.range_d) - noise.log_d;
+  const logN = clip(Math.log(n), noise.followed_n) - noise.log_n;
+  const logD = clip(Math.log(d), noise.followed_d) - noise.log_d;
   return Math.hypot(Math.max(Math.exp(noise.log_sd + noise.slope_n * logN + noise.slope_d * logD), noise.floor), noise.misfit_sd);
 }
 

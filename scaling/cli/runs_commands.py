@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.numbers import positive
+
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
@@ -37,7 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     run = add("run", run_command, "train what is missing, then fit, plot and report; safe to interrupt and to repeat")
     for made in (plan, run):
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
-        made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
+        made.add_argument("--workers", type=positive, default=None, help="one-core processes on this machine (default: its cores)")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
@@ -59,6 +61,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     how = status.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="the live view of whoever trains this folder, until all is done or Ctrl-C")
     how.add_argument("--json", action="store_true", help="every run with its status, for scripts")
+    status.add_argument("--run", dest="run_id", metavar="ID", help="with --provenance: which run (default: the lowest loss)")
+    status.add_argument("--provenance", action="store_true", help="from a run's number back to its config, text, code and machine")
     clean = add("clean", clean_command, "what is kept, what can go, how much disk")
     clean.add_argument("results", metavar="RESULTS", type=Path)
     clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
@@ -69,13 +73,6 @@ def program() -> str:
     if shutil.which("scaling") or not sys.argv[0].endswith("scaling"):
         return "scaling"
     return os.path.relpath(sys.argv[0])
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return value
 
 
 # ---------------------------------------------------------------- plan and run
@@ -322,10 +319,19 @@ def status_command(arguments: argparse.Namespace) -> int:
     """One line a run that is not done, and the totals; or all runs as JSON; or the live view first."""
     from collections import Counter
 
+    from scaling.config import UserError
     from scaling.record import Folder, read_resolved
     from scaling.tables import run_rows
 
     resolved = read_resolved(arguments.results)
+    if arguments.run_id and not arguments.provenance:
+        raise UserError("status --run names a run for --provenance; add it")
+    if arguments.provenance:
+        from scaling.cli.provenance import describe, provenance
+
+        found = provenance(arguments.results, arguments.run_id)
+        print(json.dumps(found, indent=1) if arguments.json else describe(found))
+        return 0
     if arguments.watch:
         _watch(Folder(arguments.results), resolved)
     rows = run_rows(Folder(arguments.results), resolved)
