@@ -41,9 +41,7 @@ seeds = {seeds}
 [fit]
 laws = ["chinchilla"]
 """
-QUERY = (
-    "SELECT r.d_model, count(*) AS points, min(c.train_loss) AS least FROM curves c JOIN runs r USING (run_id) GROUP BY ALL ORDER BY ALL"
-)
+QUERY = "SELECT r.d_model, count(*) AS points, min(c.train_loss) FROM curves c JOIN runs r USING (run_id) GROUP BY ALL ORDER BY ALL"
 
 
 def write_folder(root: Path, runs: int) -> Path:
@@ -54,9 +52,8 @@ def write_folder(root: Path, runs: int) -> Path:
     file.write_text(SWEEP.format(widths=widths, tokens=tokens, seeds=runs // (WIDTHS * TOKENS)))
     sweep, corpus = load_sweep(file), prepare("python-stdlib")
     facts = {**corpus.facts, "train_tokens": len(corpus.train)}
-    resolved = Resolved(
-        sweep=sweep, corpus_hash=corpus.content_hash, corpus_facts=facts, runs=resolve(sweep, corpus_hash=corpus.content_hash)
-    )
+    text = corpus.content_hash
+    resolved = Resolved(sweep=sweep, corpus_hash=text, corpus_facts=facts, runs=resolve(sweep, corpus_hash=text))
     folder, rng = Folder(root / "scale"), np.random.default_rng(0)
     write_json(folder.resolved, resolved)
     shutil.copy(file, folder.root / "sweep.toml")
@@ -82,7 +79,8 @@ def _write_run(path: Path, run, trunk_id: str, loss: float, metrics: bytes) -> N
     result = {
         "run_id": run.run_id, "trunk_id": trunk_id, "attempt": 1, "numerics_id": "made-up", "host": "nowhere", "status": "done",
         "finished_at": "2026-01-02T03:04:05Z", "loss": loss, "loss_se": 0.004, "bits_per_byte": loss / math.log(2), "train_loss": loss,
-        "flops": run.tokens * training_flops_per_token(run.trunk.model), "timings": {"seconds": {"training": 9.0}, "steps": run.steps, "compiled": 0},
+        "flops": run.tokens * training_flops_per_token(run.trunk.model),
+        "timings": {"seconds": {"training": 9.0}, "steps": run.steps, "compiled": 0},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }  # fmt: skip
     checksum = hashlib.sha256(msgspec.json.encode(result, order="sorted")).hexdigest()

@@ -116,13 +116,8 @@ def _check_size(sweep: Sweep) -> None:
     if held := sweep.holdout:
         runs += len(held.d_model) * held.seeds * len(held.tokens)
     if tune := sweep.tune:
-        runs += (
-            len(tune.d_model)
-            * max(len(tune.rates), tune.most_rates)
-            * len(tune.batch_tokens or [0])
-            * tune.seeds
-            * len(tune.tokens or "any")
-        )
+        amounts, batches = len(tune.tokens or "any"), len(tune.batch_tokens or "1")
+        runs += len(tune.d_model) * max(len(tune.rates), tune.most_rates) * batches * tune.seeds * amounts
     if runs * texts > MOST_RUNS:
         raise UserError(f"the grid has {runs * texts} runs, and {MOST_RUNS} is the most; give fewer values or seeds, or split the sweep")
 
