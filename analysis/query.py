@@ -12,6 +12,7 @@ import csv
 import json
 import math
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +219,7 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, max_rows: int) -> pd
     """Execute and fetch in chunks, giving up beyond `max_rows` rows."""
     import pandas as pd
 
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # DuckDB's way to hand over times, not ours
     result = connection.execute(sql)
     chunks: list[pd.DataFrame] = []
     rows = 0

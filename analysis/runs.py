@@ -22,6 +22,7 @@ D_COLUMNS = ("tokens", "D", "n_tokens")
 LOSS_COLUMNS = ("loss", "L", "final_loss", "val_loss")
 U_COLUMNS = ("tokens_unique", "unique_tokens")
 LEAST_ROWS = 4
+LARGEST = 1e30  # of N, D, FLOPs and loss, and the least is 1 / LARGEST: powers of them stay numbers
 CURVE_ROWS = 300_000  # points of curves that a picture shows
 HOLDOUT_REASON = "holdout: scored, never fitted"
 COPY_REASON = "copy"
@@ -264,6 +265,8 @@ def _positive(text: str, row: int, column: str, source: Path) -> float:
         raise UserError(f"{source}: row {row}, column {column}: {text!r} is no number; exclude the row or correct it") from None
     if not math.isfinite(value) or value <= 0:
         raise UserError(f"{source}: row {row}, column {column}: {text} is not allowed; it must be finite and above 0")
+    if not 1 / LARGEST <= value <= LARGEST:
+        raise UserError(f"{source}: row {row}, column {column}: {text} is not allowed; it must lie between {1 / LARGEST:g} and {LARGEST:g}")
     return value
 
 
