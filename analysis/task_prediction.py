@@ -64,6 +64,6 @@ def predict_metrics(
         sample = [float(law.form.curve(np.float64(at), *form)) for at, form in zip(drawn, forms, strict=True)]
         name = f"{law.task}_{law.metric}"
         low, high = np.quantile(sample, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        value = float(law.predict(np.float64(loss)))
+        value = float(law.predict(np.array(loss)))
         found.append(MetricPrediction(name, law.form.name, value, float(low), float(high), law.rmse))
     return found

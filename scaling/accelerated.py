@@ -67,18 +67,51 @@ def _block(config: ModelConfig, x: Float[Array, "b t d"], block: dict, dtype: DT
     return x + _squared_relu_product(_normed_product(x, block["up"], dtype), block["down"])
 
 
-def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
-    """Logits, float32."""
+def _features(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t d"]:
+    """What the head reads."""
     x = _norm(parameters["embedding"][tokens], jnp.float32)
     for index in range(config.n_layers):
         x = _block(config, x, jax.tree.map(lambda leaf: leaf.astype(dtype), parameters["blocks"][index]), dtype)
-    return jnp.matmul(_norm(x, dtype), parameters["head"].T.astype(dtype), preferred_element_type=jnp.float32)
+    return _norm(x, dtype)
+
+
+def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
+    """Logits, float32."""
+    head = parameters["head"].T.astype(dtype)
+    return jnp.matmul(_features(config, parameters, tokens, dtype), head, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _cross_entropy(x: Float[Array, "b t d"], head: Float[Array, "v d"], targets: Int[Array, "b t"]) -> Float[Array, "b t"]:
+    """Loss of each token from float32 logits; the gradient of the logits is rounded to the dtype of `x`.
+
+    Without that the two products of the backward pass would take float32 logits, at the speed of float32.
+    """
+    return _cross_entropy_forward(x, head, targets)[0]
+
+
+def _cross_entropy_forward(x, head, targets):
+    scores = jnp.matmul(x, head.T, preferred_element_type=jnp.float32)
+    normaliser = jax.nn.logsumexp(scores, axis=-1)
+    chosen = jnp.sum(jnp.where(_is_target(targets, head), scores, 0.0), -1)  # a gather's backward pass is a slow scatter
+    return normaliser - chosen, (x, head, targets, scores, normaliser)
+
+
+def _cross_entropy_backward(saved, gradient):
+    x, head, targets, scores, normaliser = saved
+    of_scores = ((jnp.exp(scores - normaliser[..., None]) - _is_target(targets, head)) * gradient[..., None]).astype(x.dtype)
+    return of_scores @ head, jnp.einsum("btv,btd->vd", of_scores, x), None
+
+
+def _is_target(targets: Int[Array, "b t"], head: Float[Array, "v d"]) -> Array:
+    return targets[..., None] == jnp.arange(len(head))
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def _token_losses(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], dtype: DTypeLike) -> Float[Array, "b t"]:
-    scores, targets = logits(config, parameters, windows[:, :-1], dtype), windows[:, 1:, None]
-    chosen = jnp.sum(jnp.where(targets == jnp.arange(config.vocab_size), scores, 0.0), -1)  # a gather's backward pass is a slow scatter
-    return jax.nn.logsumexp(scores, axis=-1) - chosen
+    return _cross_entropy(_features(config, parameters, windows[:, :-1], dtype), parameters["head"].astype(dtype), windows[:, 1:])
 
 
 def mean_loss(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], *, dtype: DTypeLike) -> Float[Array, ""]:

@@ -125,14 +125,15 @@ def release(folder: Folder, trunk_id: str, claim: Claim) -> None:
 
 
 @contextmanager
-def heartbeat(folder: Folder, trunk_id: str):
-    """Touch the claim every `HEARTBEAT_SECONDS` while the block runs."""
+def heartbeat(folder: Folder, *trunk_ids: str):
+    """Touch the claims every `HEARTBEAT_SECONDS` while the block runs."""
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):
-                os.utime(folder.trunk(trunk_id) / "claim")
+            for trunk_id in trunk_ids:
+                with suppress(OSError):
+                    os.utime(folder.trunk(trunk_id) / "claim")
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

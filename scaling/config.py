@@ -163,6 +163,25 @@ class Records(Struct, frozen=True):
     checkpoint_seconds: Annotated[float, msgspec.Meta(gt=0)] = 20.0
 
 
+class Devices(Struct, frozen=True):
+    """`[devices]`: what one run, or many small ones at once, is spread over (docs/gpu.md).
+
+    `memory`: bytes of one device, to which micro-batches and populations are fitted. `population`: how many runs of one shape are trained
+    as one program; auto: by their number, their batch and the memory; one by one where the memory is not given. One run is spread over
+    `data` x `parameters` devices: the batch over all of them, parameters and optimizer over `parameters`.
+    """
+
+    memory: Quantity | None = None
+    population: Positive | Literal["auto"] = "auto"
+    data: Positive = 1
+    parameters: Positive = 1
+
+    @property
+    def spread(self) -> int:
+        """Devices of one run."""
+        return self.data * self.parameters
+
+
 class Sweep(Struct, frozen=True):
     """A whole sweep file."""
 
@@ -180,6 +199,7 @@ class Sweep(Struct, frozen=True):
     forecast: Forecast | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
+    devices: Devices = Devices()
 
     @property
     def forecast_rule(self) -> Forecast:
@@ -230,6 +250,12 @@ class OptimizerConfig(Struct, frozen=True):
     kind: str = "muon"
     options: Options = ()
 
+    @property
+    def without_rates(self) -> "OptimizerConfig":
+        """The part of the optimizer that is compiled in: rates are arguments of the program."""
+        rates = dict.fromkeys(("learning_rate", "embedding_learning_rate", "head_learning_rate", "weight_decay"), 0.0)
+        return msgspec.structs.replace(self, **rates)
+
 
 class ScheduleConfig(Struct, frozen=True):
     """Rate multiplier: linear warm-up, flat, then (tokens / decay_from_tokens) ** -decay_power on a trunk.
@@ -264,7 +290,11 @@ class DataConfig(Struct, frozen=True):
 
 
 class TrunkConfig(Struct, frozen=True):
-    """All that the branches of one trunk share: everything but D and the cooldown."""
+    """All that the branches of one trunk share: everything but D and the cooldown.
+
+    `population`: trained in one of so many lanes of one program; `micro_batches`: parts of a batch, one after the other. Both follow from
+    `[devices]`; without it they are unset and no part of the hash.
+    """
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -273,6 +303,18 @@ class TrunkConfig(Struct, frozen=True):
     seed_init: int
     precision: Precision = "float32"
     recipe_version: int = RECIPE_VERSION
+    population: Positive | msgspec.UnsetType = msgspec.UNSET
+    micro_batches: Positive | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def lanes(self) -> int:
+        """Size of the population."""
+        return 1 if self.population is msgspec.UNSET else self.population
+
+    @property
+    def batch_parts(self) -> int:
+        """Number of micro-batches."""
+        return 1 if self.micro_batches is msgspec.UNSET else self.micro_batches
 
 
 class RunConfig(Struct, frozen=True):

@@ -10,25 +10,29 @@ Parameters: `embedding` (vocab, d), `position` (context, d; GPT-2), `norm` (d), 
 Matrices are (out, in).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
 from msgspec import UNSET
 
 from scaling.config import ModelConfig, Positive, Struct, UserError
 from scaling.model import EPSILON
 from scaling.objective import normalised
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
 Family = Literal["transformer", "llama", "gpt2"]
 Activation = Literal["relu2", "relu", "silu", "gelu", "gelu_tanh"]
 Parameters = dict[str, Any]
-Cache = dict[str, Array]
+Cache = dict[str, jax.Array]
 """Keys and values so far: `key` and `value`, each (layers, batch, kv_heads, room, head_dim)."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

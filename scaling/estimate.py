@@ -63,7 +63,7 @@ def estimate(folder: Folder, trunks: list[Trunk], calibration: Calibration, *, w
     seconds = calibration.preparation + calibration.analysis
     if left:
         roles = {trunk.role for trunk in trunks if trunk.trunk_id in left}
-        seconds += _training_seconds(left, trunks, calibration, workers=min(workers, len(left))) + PASS_SECONDS * len(roles)
+        seconds += _training_seconds(left, trunks, calibration, workers=min(max(workers, 1), len(left))) + PASS_SECONDS * len(roles)
     return Estimate(seconds, not unmeasured(calibration, [trunk.config for trunk in trunks if trunk.trunk_id in left]))
 
 

@@ -4,17 +4,22 @@ With p_j = sigmoid(z_j) and one-hot targets y, the loss of a token is -sum_j [y_
 decoding the sigmoids are normalised to sum to one, which is a softmax of log sigmoid(z): held-out losses stay cross-entropies in nats.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 from scaling.config import ModelConfig
 
-Logits = Callable[[ModelConfig, dict, Array], Array]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+Logits = Callable[[ModelConfig, dict, jax.Array], jax.Array]
 """(config, parameters, tokens (batch, time)) -> (batch x time, vocab)"""
 
 

@@ -12,6 +12,7 @@ import msgspec
 from scaling.config import (
     Cell,
     DataGrid,
+    Devices,
     Evaluation,
     FitOptions,
     Forecast,
@@ -167,6 +168,7 @@ _KEYS: dict[str, type[Struct]] = {
     "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
+    "$.devices": Devices,
 }
 
 

@@ -27,6 +27,7 @@ RUN_COLUMNS = (
     "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,overhead_seconds,host,finished_at"
 ).split(",")
 RUN_COLUMNS += ["group", "tokens_unique_limit", "bytes_per_token", "entropy"]  # of the text: docs/corpora.md
+RUN_COLUMNS += ["precision", "population", "micro_batches"]  # of the devices: docs/gpu.md
 DOMAIN_COLUMNS = "run_id,group,domain,share,loss,loss_se,bits_per_byte".split(",")
 CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
 CURVE_TYPES = dict.fromkeys(CURVE_COLUMNS, "DOUBLE") | dict.fromkeys(CURVE_COLUMNS[:3], "VARCHAR") | {"step": "BIGINT", "tokens": "BIGINT"}
@@ -99,6 +100,9 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "tokens_unique_limit": "" if config.data.tokens_unique is UNSET else config.data.tokens_unique,
         "bytes_per_token": facts.get("bytes_per_token", ""),
         "entropy": facts.get("entropy", ""),
+        "precision": config.precision,
+        "population": config.lanes,
+        "micro_batches": config.batch_parts,
     }
     if result:
         keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "host", "finished_at")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.cli.numbers import positive
+from scaling.cli.numbers import not_negative
 
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
@@ -39,7 +39,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     run = add("run", run_command, "train what is missing, then fit, plot and report; safe to interrupt and to repeat")
     for made in (plan, run):
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
-        made.add_argument("--workers", type=positive, default=None, help="one-core processes on this machine (default: its cores)")
+        made.add_argument(
+            "--workers",
+            type=not_negative,
+            default=None,
+            help="processes on this machine (default: one a core, or one a GPU; 0: none, wait for `scaling worker` elsewhere)",
+        )
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
@@ -55,6 +60,13 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
     worker.add_argument("results", metavar="RESULTS", type=Path)
     worker.add_argument("--cpu", type=int, default=None, help="pin to this core")
+    worker.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="one of several processes that train every run together: where the first listens; auto: as Slurm, Open MPI or Kubernetes say",
+    )
+    worker.add_argument("--processes", type=not_negative, help="how many there are")
+    worker.add_argument("--process", type=not_negative, help="which one this is, from 0")
     worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
     status = add("status", status_command, "done / running / failed / diverged / missing, with reasons")
     status.add_argument("results", metavar="RESULTS", type=Path)
@@ -115,13 +127,13 @@ def plan_command(arguments: argparse.Namespace) -> int:
     from scaling.config import format_quantity
     from scaling.display import clock
     from scaling.estimate import estimate
-    from scaling.launch import pending_trunks, usable_cpus
+    from scaling.launch import default_workers, pending_trunks
     from scaling.plan import group_trunks
     from scaling.record import Folder
 
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
-    workers = arguments.workers or len(usable_cpus())
+    workers = arguments.workers or default_workers(resolved.sweep.devices)
     print("role     run_id                            params_non_embedding  params_total    tokens     flops  state")
     for run in resolved.runs:
         parameters = count_parameters(run.trunk.model)
@@ -134,8 +146,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     trunks = group_trunks(resolved.runs)
     todo = pending_trunks(folder, resolved)
     total = sum(trunk.flops for trunk in trunks)
-    expected = estimate(folder, todo, _calibrated(todo, workers=workers), workers=workers)
-    rough = "" if expected.measured else " (rough: from typical CPU rates)"
+    expected = estimate(folder, todo, _calibrated(todo, workers=workers, spread=resolved.sweep.devices.spread), workers=workers)
+    rough = "" if expected.measured else " (rough: from typical rates)"
     print(
         f"{len(resolved.runs)} runs on {len(trunks)} trunks, {total:.2e} FLOPs with shared trunks counted once; "
         f"{len(todo)} trunks to do, with the analysis about {clock(expected.seconds)} on {workers} workers{rough}\n"
@@ -155,15 +167,23 @@ def plan_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _calibrated(todo: list["Trunk"], *, workers: int) -> "Calibration":
+def _calibrated(todo: list["Trunk"], *, workers: int, spread: int) -> "Calibration":
     """Read what is known of this machine; where it says nothing about trunks that are to be trained, measure first."""
-    from scaling.calibration import MeasuringFailed, measure, measuring_seconds, read_calibration, unmeasured, write_calibration
+    from scaling.calibration import (
+        MeasuringFailed,
+        is_measurable,
+        measure,
+        measuring_seconds,
+        read_calibration,
+        unmeasured,
+        write_calibration,
+    )
     from scaling.display import clock
     from scaling.launch import usable_cpus
 
-    calibration = read_calibration(workers)
-    configs = unmeasured(calibration, [trunk.config for trunk in todo])
-    if not configs:
+    calibration = read_calibration(workers, spread)
+    configs = [config for config in unmeasured(calibration, [trunk.config for trunk in todo]) if is_measurable(config)]
+    if spread > 1 or not configs:
         return calibration
     print(f"measuring this machine (about {clock(measuring_seconds(configs, workers=workers))}, once)", file=sys.stderr, flush=True)
     try:
@@ -184,7 +204,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     from scaling.cli.session import Session
     from scaling.display import clock
     from scaling.estimate import estimate
-    from scaling.launch import check_results, pending_trunks, usable_cpus
+    from scaling.launch import check_results, default_workers, pending_trunks
     from scaling.loggers import Logger, check_library
     from scaling.record import Folder, write_atomic, write_json
 
@@ -193,7 +213,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     budget = _check_until(arguments)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
-    workers = arguments.workers or len(usable_cpus())
+    workers = default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
@@ -208,7 +228,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_json(folder.resolved, resolved)
     todo = len(resolved.runs) - check_results(folder, resolved)
     pending = pending_trunks(folder, resolved)
-    expected = estimate(folder, pending, read_calibration(workers), workers=workers)
+    expected = estimate(folder, pending, read_calibration(workers, resolved.sweep.devices.spread), workers=workers)
     note = f"{todo} of {len(resolved.runs)} runs to train" if todo else "nothing to train"
     rough = "" if expected.measured else f" (rough: `{program()} plan` measures this machine)"
     about = f"about {clock(expected.seconds)}{rough}"
@@ -296,13 +316,23 @@ def _forget_failures(folder, resolved) -> None:
 
 def worker_command(arguments: argparse.Namespace) -> int:
     """Train what is free, then end."""
-    from scaling.launch import be_a_worker, pending_trunks, work
+    from scaling.config import UserError
+    from scaling.launch import be_a_worker, pending_trunks
     from scaling.record import Folder, read_resolved
     from scaling.timings import Stopwatch
 
     stopwatch = Stopwatch(since=time.monotonic() - time.process_time())  # the process has been busy since it began
-    read_resolved(arguments.results)
-    be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow)
+    several = (arguments.processes, arguments.process)
+    if arguments.coordinator in (None, "auto") and several != (None, None):
+        raise UserError("--processes and --process go with --coordinator HOST:PORT")
+    if arguments.coordinator not in (None, "auto") and (None in several or not arguments.process < arguments.processes):
+        raise UserError("--coordinator HOST:PORT needs --processes N and --process I, with I from 0 to N - 1")
+    here = 1 if arguments.coordinator == "auto" else read_resolved(arguments.results).sweep.devices.spread // (arguments.processes or 1)
+    be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow, cpu_devices=here)
+    from scaling.worker import join, work
+
+    if arguments.coordinator:
+        join(arguments.coordinator, processes=arguments.processes, process=arguments.process)
 
     def notify(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -87,7 +87,9 @@ class Session:
         if self.laps:
             lines.append(f"time of {self.workers} workers: {describe(self.worker_seconds)}")
             command = {name: self.seconds[name] for name in ("preparation", "forecast", "analysis") if name in self.seconds}
-            write_calibration(learn(read_calibration(self.workers), self.laps, **command), workers=self.workers)
+            spread = self.resolved.sweep.devices.spread
+            known = learn(read_calibration(self.workers, spread), self.laps, **command)
+            write_calibration(known, workers=self.workers, spread=spread)
         return "\n".join(lines)
 
 

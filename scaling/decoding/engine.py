@@ -1,15 +1,20 @@
 """A batch of sequences that grow by one token at a time: keys and values are kept, programs are compiled once a shape."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from scaling.config import UserError
 from scaling.decoder import Cache, DecoderConfig, Parameters, empty_cache, forward
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 ROOM_STEP = 128
 """The cache has room for a multiple of so many tokens (at most the context), so that few shapes are compiled."""

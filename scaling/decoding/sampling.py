@@ -1,10 +1,16 @@
 """Which next tokens are allowed, and with which probability: temperature, top-k, top-p, min-p."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from scaling.config import NonNegative, Positive, Struct, UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 class Sampling(Struct, frozen=True):

@@ -53,7 +53,7 @@ BOOTSTRAPS = 200
 
 
 def _sacrebleu(name: str, items: Sequence[Item]) -> Score:
-    from sacrebleu import metrics
+    from sacrebleu import metrics  # pyright: ignore[reportMissingImports]
 
     most = max(len(item.references) for item in items)
     references = [[item.references[index] if index < len(item.references) else None for item in items] for index in range(most)]
@@ -85,7 +85,7 @@ def need_libraries(metrics: Iterable[str]) -> None:
 
 
 def _rouge(kind: str, items: Sequence[Item]) -> Score:
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports]
 
     scorer = RougeScorer([kind], use_stemmer=False)
     return mean_score([max(scorer.score(reference, item.text)[kind].fmeasure for reference in item.references) for item in items])
