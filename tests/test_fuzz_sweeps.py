@@ -101,3 +101,22 @@ def test_sweep_files_that_are_damaged(path: Path, data: bytes) -> None:
 def test_the_sweeps_that_are_changed_are_good_ones(path: Path, tree: dict) -> None:
     path.write_text(to_toml(tree), encoding="utf-8")
     plan(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"corpus": "x" * 5000}, "unknown corpus"),
+        ({"tokenizer": "x" * 5000}, "allowed are bytes"),
+        ({"model": {"d_model": [10**400]}}, "model.d_model"),
+        ({"training": {"seeds": 2**53}}, "100000 is the most"),
+        ({"text": {"encoding": "punycode"}}, "text.encoding"),
+        ({"text": {"encoding": "zlib"}}, "text.encoding"),
+        ({"text": {"encoding": "undefined"}}, "text.encoding"),
+        ({"name": "../escape"}, "name"),
+    ],
+)
+def test_found_by_fuzzing(path: Path, change: dict, said: str) -> None:
+    path.write_text(to_toml(WHOLE | {"training": {"seeds": 1}} | change), encoding="utf-8")
+    with pytest.raises((UserError, AnalysisError), match=said):
+        plan(path)

@@ -171,6 +171,16 @@ def test_formulas_that_are_fitted(path: Path, text: str) -> None:
         assert all(math.isfinite(value) for value in found.params.values())
 
 
+def test_found_by_fuzzing(path: Path) -> None:
+    path.write_text("\n".join(",".join(row) for row in WHOLE))
+    with pytest.raises(UserError, match="nowhere above 0"):
+        fit(get_law("-1/E"), read_runs(path))
+    assert math.isnan(parse("m4root(log(x), 2)").value({"x": -1.0}))
+    path.write_text("\n".join(",".join(row) for row in [*WHOLE, ["a", "done", "fit", "1e300", "1e7", "3", "0", "x"]]))
+    with pytest.raises(UserError, match="between 1e-30 and 1e"):
+        read_runs(path)
+
+
 # ---------------------------------------------------------------- SQL
 
 TABLES = st.sampled_from(["runs", "curves", "runs r", "exclusions", '"runs"', "nowhere", "read_text('/etc/passwd')", "'/etc/passwd'", "range(1000000000000)", "range(9)", "glob('/*')", "duckdb_settings()", "query('FROM runs')", "(FROM runs)", "pragma_version()"])  # fmt: skip
