@@ -137,7 +137,7 @@ def _check_text_axes(sweep: Sweep) -> None:
     try:
         if codecs.lookup(sweep.text.encoding).name in ("punycode", "idna", "undefined"):
             raise LookupError  # made for names of hosts, not for text
-        b"".decode(sweep.text.encoding)  # refuses what turns bytes into bytes, such as zlib
+        b"a".decode(sweep.text.encoding)  # refuses what turns bytes into bytes, such as zlib
     except (LookupError, ValueError):
         raise UserError(f"text.encoding = {sweep.text.encoding!r} is not known; use a name such as utf-8, latin-1, gb18030") from None
     for number, weights in enumerate(sweep.data.mixture or []):

@@ -18,7 +18,7 @@ from synthetic import true_loss, write_results
 
 from analysis import fit
 from analysis.errors import UserError
-from analysis.expression import FUNCTIONS
+from analysis.expression import FUNCTIONS, parse
 from analysis.guards import check_runs
 from analysis.laws import LAWS, get_law
 from analysis.query import query, render
