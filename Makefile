@@ -6,7 +6,7 @@ TORCH := torch==2.13.0 numpy==2.4.6
 HF := transformers==5.24.0
 EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser extras run test test-hf check bench bench-torch coverage faults lock reference clean
+.PHONY: help setup browser extras run test test-hf check fuzz bench bench-torch coverage faults lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -16,6 +16,7 @@ help:
 	@echo "make extras  metrics of text and notebooks: sacrebleu, rouge-score, nbclient, ipykernel (their tests are skipped without)"
 	@echo "make test-hf  exported models against torch and transformers, in an environment of its own (a download of 300 MB, once)"
 	@echo "make check   formatting, lint, types"
+	@echo "make fuzz    more than 100,000 bad inputs: sweep files, tables, formulas, SQL, corpus files, record folders"
 	@echo "make bench   timings of this machine"
 	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
 	@echo "make faults  a small sweep under kill -9, full disks, damaged files and more (half an hour; root on Linux); writes docs/reliability.md"
@@ -62,6 +63,10 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
+
+# More than 100,000 new inputs; memory is limited, so that a statement that escapes its limit ends the test, not the machine.
+fuzz: setup
+	@ulimit -v 8000000; SCALING_FUZZ=full $(BIN)/python -m pytest tests/test_fuzz_*.py --timeout 0 --hypothesis-show-statistics
 
 bench: setup
 	@$(BIN)/python benchmarks/train_step.py

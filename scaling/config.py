@@ -13,7 +13,8 @@ import msgspec
 RECIPE_VERSION = 2
 """Raised whenever the same config would give other numbers; part of every `run_id` (golden losses in tests hold it)."""
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=2**53)]  # TOML knows no largest integer; beyond this one a float is not exact
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -79,7 +80,7 @@ class Training(Struct, frozen=True):
     seeds: Positive | list[Positive] = 1
     data_order: Literal["own", "shared"] = "own"
     batch_tokens: Positive = 512
-    warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 50
+    warmup_steps: Count = 50
     cooldown_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     final_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     learning_rate: Rate | None = None
@@ -124,7 +125,7 @@ class Holdout(Struct, frozen=True):
     tokens: list[Quantity]
     seeds: Positive = 1
     threshold: Fraction = 0.015
-    first_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    first_seed: Count = 0
 
 
 class Forecast(Struct, frozen=True):
@@ -140,7 +141,7 @@ class Cell(Struct, frozen=True):
 
     d_model: Positive
     tokens: Quantity
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seed: Count = 0
 
 
 class FitOptions(Struct, frozen=True):
@@ -330,7 +331,7 @@ class RunConfig(Struct, frozen=True):
 
     trunk: TrunkConfig
     steps: Positive
-    branch_step: Annotated[int, msgspec.Meta(ge=0)]
+    branch_step: Count
     role: Literal["fit", "holdout", "tune"] = "fit"
 
     @property

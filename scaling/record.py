@@ -169,14 +169,25 @@ def read_result(folder: Folder, run_id: str, *, files: bool = True) -> dict[str,
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Points of a `metrics.jsonl`, up to the first line that is not whole."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    with contextlib.suppress(msgspec.DecodeError):
+        return _LINES.decode_lines(data)
     points = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                points.append(json.loads(line))
-            except ValueError:
-                break
+    for line in data.splitlines():  # cut off, or with a NaN, which JSON proper does not know
+        try:
+            point = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(point, dict):
+            break
+        points.append(point)
     return points
+
+
+_LINES = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode_metrics(points: list[dict[str, Any]]) -> bytes:

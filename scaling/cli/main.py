@@ -30,7 +30,9 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Print what is wrong and where to look, exit 2."""
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see `{self.prog} --help`\n")
+        from analysis.errors import printable
+
+        self.exit(2, f"{self.prog}: {printable(' '.join(message.split()))}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         code = 1 if isinstance(error, OSError) else ONE_LINE.get(type(error).__name__)
         if code is None:
             raise
-        print(f"scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        from analysis.errors import printable
+
+        print(f"scaling: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return code
 
 
