@@ -3,14 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
 TORCH := torch==2.13.0 numpy==2.4.6
+HF := transformers==5.24.0
+EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser run test check bench bench-torch coverage lock reference clean
+.PHONY: help setup browser extras run test test-hf check bench bench-torch coverage lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
 	@echo "make run     the main job: train, fit, plot, report (SWEEP=$(SWEEP))"
 	@echo "make test    the test suite"
 	@echo "make browser a headless Chromium for the tests of the report page (they are skipped without)"
+	@echo "make extras  metrics of text and notebooks: sacrebleu, rouge-score, nbclient, ipykernel (their tests are skipped without)"
+	@echo "make test-hf  exported models against torch and transformers, in an environment of its own (a download of 300 MB, once)"
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   timings of this machine"
 	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
@@ -31,6 +35,20 @@ run: setup
 
 test: setup
 	@$(BIN)/python -m pytest
+
+extras: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-extras.lock
+
+# torch and transformers stay out of .venv and of its lock; what they say of our folders comes back as a file.
+test-hf: setup .venv-hf/ready
+	@$(BIN)/python -m pytest -m hf tests/test_huggingface.py
+
+.venv-hf/ready: requirements-hf.lock
+	@echo "setting up .venv-hf"
+	@test -x .venv-hf/bin/python || $(PYTHON) -m venv .venv-hf
+	@.venv-hf/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@.venv-hf/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-hf.lock
+	@touch .venv-hf/ready
 
 # The system's Chromium or Chrome if there is one; else Debian's (as root), else Playwright's.
 browser: setup
@@ -75,6 +93,10 @@ lock:
 	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra text --extra text-files --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
 	@echo "playwright>=1.50" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-browser.lock
+	@printf "%s\n" $(EXTRAS) | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-extras.lock
+	@echo "$(HF)" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-hf.lock
 
 clean:
-	rm -rf .venv .venv-torch .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-torch .venv-hf .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info

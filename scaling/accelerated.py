@@ -78,6 +78,12 @@ def _features(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], 
     return _norm(x, dtype)
 
 
+def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
+    """Logits, float32."""
+    head = parameters["head"].T.astype(dtype)
+    return jnp.matmul(_features(config, parameters, tokens, dtype), head, preferred_element_type=jnp.float32)
+
+
 @jax.custom_vjp
 def _cross_entropy(x: Float[Array, "b t d"], head: Float[Array, "v d"], targets: Int[Array, "b t"]) -> Float[Array, "b t"]:
     """Loss of each token from float32 logits; the gradient of the logits is rounded to the dtype of `x`.

@@ -23,6 +23,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 Schedule = Literal["trunk", "wsd", "cosine", "linear", "constant"]
 Split = Literal["heldout", "tune"]
 Precision = Literal["float32", "bfloat16"]
+Objective = Literal["softmax", "one_vs_rest"]
 
 
 class UserError(ValueError):
@@ -95,6 +96,7 @@ class Training(Struct, frozen=True):
     beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
     weight_decay: NonNegative = 0.0
     precision: Precision = "float32"
+    objective: Objective = "softmax"
 
 
 class Evaluation(Struct, frozen=True):
@@ -214,7 +216,10 @@ Options = tuple[tuple[str, bool | int | float | str], ...]
 
 
 class ModelConfig(Struct, frozen=True):
-    """Shape of a decoder-only transformer (counts in `scaling.accounting`), or of a registered model (`scaling.registry`)."""
+    """Shape of a decoder-only transformer (counts in `scaling.accounting`), or of a registered model (`scaling.registry`).
+
+    `objective`: how its logits become probabilities and a loss, where that is not softmax cross-entropy (`scaling.objective`).
+    """
 
     d_model: Positive
     n_layers: Positive
@@ -225,6 +230,7 @@ class ModelConfig(Struct, frozen=True):
     rope_base: float = 1000.0
     kind: str = "transformer"
     options: Options = ()
+    objective: Objective | msgspec.UnsetType = msgspec.UNSET  # unset is softmax, and no part of the hash
 
 
 class OptimizerConfig(Struct, frozen=True):

@@ -121,6 +121,8 @@ def _grid(
     runs = []
     for d_model in widths:
         model = small_recipe(d_model, grid=sweep.model, vocab_size=text.vocab_size)
+        if training.objective != "softmax":
+            model = msgspec.structs.replace(model, objective=training.objective)
         for seed in seeds:
             for amount in sorted(parse_quantity(value) for value in tokens):
                 steps, branch_step = _steps(training, amount)

@@ -91,6 +91,10 @@ def _check_sweep(sweep: Sweep) -> None:
                 f"training.batch_tokens = {batch} is not a multiple of model.sequence_length = {context}; "
                 f"write a multiple such as {4 * context}"
             )
+    if training.objective != "softmax" and sweep.model.kind != "transformer":
+        raise UserError(
+            f'training.objective = "{training.objective}" is for model.kind = "transformer", not "{sweep.model.kind}"; leave one out'
+        )
     if training.schedule == "trunk" and training.learning_rate_tokens_power:
         raise UserError(
             "training.learning_rate_tokens_power needs independent runs: the branches of one trunk share its rate; "

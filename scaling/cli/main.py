@@ -26,7 +26,17 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands; each module registers its own."""
-    from scaling.cli import completion, corpus_commands, design_commands, import_commands, laws_commands, recipe_commands, runs_commands
+    from scaling.cli import (
+        completion,
+        corpus_commands,
+        design_commands,
+        evaluate_command,
+        import_commands,
+        laws_commands,
+        model_commands,
+        recipe_commands,
+        runs_commands,
+    )
 
     top = OneLineParser(
         prog="scaling",
@@ -42,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     design_commands.add_parsers(commands)
     import_commands.add_parsers(commands)
     corpus_commands.add_parsers(commands)
+    model_commands.add_parsers(commands)
+    evaluate_command.add_parser(commands)
     completion.add_parsers(commands, parser)
     return top
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.numbers import not_negative
+
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
@@ -39,7 +41,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
         made.add_argument(
             "--workers",
-            type=_count,
+            type=not_negative,
             default=None,
             help="processes on this machine (default: one a core, or one a GPU; 0: none, wait for `scaling worker` elsewhere)",
         )
@@ -63,14 +65,16 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         metavar="HOST:PORT",
         help="one of several processes that train every run together: where the first listens; auto: as Slurm, Open MPI or Kubernetes say",
     )
-    worker.add_argument("--processes", type=_count, help="how many there are")
-    worker.add_argument("--process", type=_count, help="which one this is, from 0")
+    worker.add_argument("--processes", type=not_negative, help="how many there are")
+    worker.add_argument("--process", type=not_negative, help="which one this is, from 0")
     worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
     status = add("status", status_command, "done / running / failed / diverged / missing, with reasons")
     status.add_argument("results", metavar="RESULTS", type=Path)
     how = status.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="the live view of whoever trains this folder, until all is done or Ctrl-C")
     how.add_argument("--json", action="store_true", help="every run with its status, for scripts")
+    status.add_argument("--run", dest="run_id", metavar="ID", help="with --provenance: which run (default: the lowest loss)")
+    status.add_argument("--provenance", action="store_true", help="from a run's number back to its config, text, code and machine")
     clean = add("clean", clean_command, "what is kept, what can go, how much disk")
     clean.add_argument("results", metavar="RESULTS", type=Path)
     clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
@@ -81,12 +85,6 @@ def program() -> str:
     if shutil.which("scaling") or not sys.argv[0].endswith("scaling"):
         return "scaling"
     return os.path.relpath(sys.argv[0])
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
 
 
 # ---------------------------------------------------------------- plan and run
@@ -351,10 +349,19 @@ def status_command(arguments: argparse.Namespace) -> int:
     """One line a run that is not done, and the totals; or all runs as JSON; or the live view first."""
     from collections import Counter
 
+    from scaling.config import UserError
     from scaling.record import Folder, read_resolved
     from scaling.tables import run_rows
 
     resolved = read_resolved(arguments.results)
+    if arguments.run_id and not arguments.provenance:
+        raise UserError("status --run names a run for --provenance; add it")
+    if arguments.provenance:
+        from scaling.cli.provenance import describe, provenance
+
+        found = provenance(arguments.results, arguments.run_id)
+        print(json.dumps(found, indent=1) if arguments.json else describe(found))
+        return 0
     if arguments.watch:
         _watch(Folder(arguments.results), resolved)
     rows = run_rows(Folder(arguments.results), resolved)
