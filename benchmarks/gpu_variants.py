@@ -23,129 +23,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gpu
 
 BIG = [
-    *[(size, "main", 1) for size in gpu.SIZES],
-    *[(size, "head", 1) for size in gpu.SIZES],
-    *[(size, "head,residual", 1) for size in gpu.SIZES],
-    *[(size, "head,residual,split", 1) for size in gpu.SIZES],
-    ("10M", "logits16", 1),
-    ("100M", "logits16", 1),
-    ("10M", "head,residual,lookup", 1),
-    ("10M", "head,residual,split", 2),
-    ("100M", "head,residual,split,keep", 1),
-    ("300M", "head,residual,split", 2),
+    *[(size, "as it is", 1) for size in gpu.SIZES],
+    ("100M", "as it is", 2),
+    ("300M", "as it is", 2),
+    ("300M", "no barriers", 1),
 ]
 """(size, variant, factor on the windows of a step)."""
 
 SMALL = [
-    *[(size, windows, members, "main") for windows in (16, 4) for size in gpu.POPULATION_SIZES for members in (1, 128)],
-    *[(size, windows, 128, "head,lookup,residual") for windows in (16, 4) for size in gpu.POPULATION_SIZES],
-    *[(size, windows, 128, "head,lookup,residual,plain") for windows in (16, 4) for size in gpu.POPULATION_SIZES],
-    *[(size, 16, 32, "head,lookup,residual,plain") for size in gpu.POPULATION_SIZES],
-    *[(size, windows, 1, "head,lookup,residual,plain") for windows in (16, 4) for size in gpu.POPULATION_SIZES],
+    *[(size, 4, members, "as it is") for members in (1, 128) for size in gpu.POPULATION_SIZES],
+    ("1M", 4, 128, "no barriers"),
+    ("0.1M", 4, 512, "as it is"),
 ]
 """(size, windows of 128 tokens a step, members, variant)."""
-
-FLAGS = {
-    "triton any": "--xla_gpu_triton_gemm_any=true",
-    "no command buffers": "--xla_gpu_enable_command_buffer=",
-    "cudnn gemm fusion": "--xla_gpu_cudnn_gemm_fusion_level=2",
-    "no triton": "--xla_gpu_enable_triton_gemm=false",
-}
-FLAGGED = [("10M", "head,residual", 1), ("100M", "head,residual", 1)]
-FLAGGED_SMALL = [("0.1M", 16, 128, "head,lookup,residual"), ("1M", 16, 1, "head,lookup,residual")]
 
 
 # ---------------------------------------------------------------- variants
 
 
-def apply_variant(names: str) -> None:
-    """Put the functions of a variant into `scaling.accelerated`."""
-    import jax
-    import jax.numpy as jnp
+def apply_variant(name: str) -> None:
+    """Put the functions of a variant in their places."""
+    from jax import lax
 
-    import scaling.accelerated as a
+    import scaling.optimizer
 
-    for name, function in ORIGINAL.items():
-        setattr(a, name, function)
-    chosen = set(names.split(","))
+    class WithoutBarriers:
+        einsum, optimization_barrier = None, staticmethod(lambda x: x)
 
-    @jax.custom_vjp
-    def token_losses(x, head, targets):
-        return forward(x, head, targets)[0]
-
-    def forward(x, head, targets):
-        scores = jnp.matmul(x, head.T, preferred_element_type=jnp.float32)
-        total = jax.nn.logsumexp(scores, axis=-1)
-        picked = jnp.sum(jnp.where(targets[..., None] == jnp.arange(head.shape[0]), scores, 0.0), -1)
-        return total - picked, (x, head, targets, scores, total)
-
-    def backward(saved, g):
-        x, head, targets, scores, total = saved
-        hit = targets[..., None] == jnp.arange(head.shape[0])
-        d = ((jnp.exp(scores - total[..., None]) - hit) * g[..., None]).astype(x.dtype)
-        return d @ head, jnp.einsum("btv,btd->vd", d, x), None
-
-    token_losses.defvjp(forward, backward)
-
-    @jax.custom_vjp
-    def look_up(table, tokens):
-        return table[tokens]
-
-    def look_up_backward(saved, g):
-        table_shape, tokens = saved
-        hit = (tokens[..., None] == jnp.arange(table_shape.shape[0])).astype(jnp.bfloat16)
-        return jnp.einsum("btv,btd->vd", hit, g.astype(jnp.bfloat16), preferred_element_type=jnp.float32), None
-
-    look_up.defvjp(lambda table, tokens: (table[tokens], (table[:, :0], tokens)), look_up_backward)
-
-    def trunk(config, parameters, tokens, dtype):
-        rows = look_up(parameters["embedding"], tokens) if "lookup" in chosen else parameters["embedding"][tokens]
-        x = a._norm(rows, dtype if "residual" in chosen else jnp.float32)
-        for index in range(config.n_layers):
-            x = block(config, x, jax.tree.map(lambda leaf: leaf.astype(dtype), parameters["blocks"][index]), dtype)
-        return a._norm(x, dtype)
-
-    def block(config, x, weights, dtype):
-        batch, length, d = x.shape
-        heads, head_dim = config.n_heads, d // config.n_heads
-        if "split" in chosen:
-            qk = a._normed_product(x, weights["query_key_value"][: 2 * d], dtype).reshape(batch, length, 2, heads, head_dim)
-            value = a._normed_product(x, weights["query_key_value"][2 * d :], dtype).reshape(batch, length, heads, head_dim)
-        else:
-            qkv = a._normed_product(x, weights["query_key_value"], dtype).reshape(batch, length, 3, heads, head_dim)
-            qk, value = qkv[:, :, :2], qkv[:, :, 2]
-        query, key = a._query_and_key(qk, weights["query_gain"], config.rope_base, dtype)
-        if "plain" in chosen:
-            mixed = plain_attention(query, key, value)
-        else:
-            fused = "cudnn" if jax.default_backend() == "gpu" else None
-            mixed = jax.nn.dot_product_attention(query, key, value, scale=1.0, is_causal=True, implementation=fused)
-        x = x + mixed.reshape(batch, length, d) @ weights["output"].T
-        up = a._norm(x, dtype) @ weights["up"].T if "keep" in chosen else a._normed_product(x, weights["up"], dtype)
-        return x + a._squared_relu_product(up, weights["down"])
-
-    @jax.checkpoint
-    def plain_attention(query, key, value):
-        scores = jnp.einsum("bthc,bshc->bhts", query, key, preferred_element_type=jnp.float32)
-        length = query.shape[1]
-        causal = jnp.arange(length)[:, None] >= jnp.arange(length)
-        weights = jax.nn.softmax(jnp.where(causal[None, None], scores, -1e30), -1).astype(query.dtype)
-        return jnp.einsum("bhts,bshc->bthc", weights, value)
-
-    def losses_head(config, parameters, windows, dtype):
-        return token_losses(trunk(config, parameters, windows[:, :-1], dtype), parameters["head"].astype(dtype), windows[:, 1:])
-
-    def losses_logits16(config, parameters, windows, dtype):
-        x = trunk(config, parameters, windows[:, :-1], dtype)
-        scores = (x @ parameters["head"].T.astype(dtype)).astype(jnp.float32)
-        picked = jnp.sum(jnp.where(windows[:, 1:, None] == jnp.arange(config.vocab_size), scores, 0.0), -1)
-        return jax.nn.logsumexp(scores, axis=-1) - picked
-
-    if chosen != {"main"}:
-        a._token_losses = losses_logits16 if "logits16" in chosen else losses_head
-
-
-ORIGINAL: dict = {}
+    scaling.optimizer.lax = WithoutBarriers if name == "no barriers" else lax
 
 
 # ---------------------------------------------------------------- measuring
@@ -165,7 +70,7 @@ def build(model, *, windows: int, members: int, variant: str, length: int, steps
     lanes = (members,) if members > 1 else ()
     random = np.random.default_rng(0)
     kind = np.uint16 if model.vocab_size > 256 else np.uint8
-    if variant == "main":
+    if False:
         text = random.integers(0, model.vocab_size, (*lanes, LOG_EVERY, windows, length + 1)).astype(kind)
     else:
         tokens = random.integers(0, model.vocab_size, 1 << 22).astype(kind)
@@ -188,9 +93,6 @@ def measure(jobs: list[dict], *, deadline: float, threads: int, profiled: set[in
     """Compile all, then time each; one JSON line a job."""
     import numpy as np
 
-    import scaling.accelerated as a
-
-    ORIGINAL.update({name: getattr(a, name) for name in ("_token_losses", "_block", "logits")})
     pending, compile_until = [], time.monotonic() + 0.55 * (deadline - time.monotonic())
 
     def compiled(lowered):
@@ -309,10 +211,8 @@ def tiny(job: dict) -> dict:
 
 
 GROUPS = {
-    "big": lambda: (big_jobs(BIG), {0, 2, 12}),
-    "small": lambda: (small_jobs(SMALL), {1, 3, 12, 13}),
-    "flagged": lambda: (big_jobs(FLAGGED) + small_jobs(FLAGGED_SMALL), set()),
-    "check": lambda: ([tiny(job) for job in big_jobs(BIG[::4] + BIG[-3:]) + small_jobs(SMALL[::5])], {0}),
+    "all": lambda: (big_jobs(BIG) + small_jobs(SMALL), {2, 3, 11}),
+    "check": lambda: ([tiny(job) for job in big_jobs(BIG[-2:]) + small_jobs(SMALL[1::3])], {0}),
 }
 """Jobs of a process, and the numbers of those whose kernels are listed. `check`: tiny, for a CPU."""
 
@@ -330,19 +230,7 @@ def main() -> None:
         jobs, profiled = GROUPS[arguments.group]()
         measure(jobs, deadline=deadline, threads=arguments.threads, profiled=profiled)
         return
-    print(gpu.part("device", seconds=90), flush=True)
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
-    group(["--group", "big"], arguments, deadline, environment, limit=190)
-    group(["--group", "small"], arguments, deadline, environment, limit=170)
-    for size in ("10M", "100M"):
-        if deadline - time.monotonic() > 40:
-            d_model, n_layers, n_heads, batch = gpu.SIZES[size]
-            command = [sys.executable, str(Path(__file__).with_name("torch_gpu.py"))]
-            found = gpu.answer(command, seconds=45, text=gpu.torch_job(d_model, n_layers, n_heads, batch, 5))
-            print(json.dumps({"torch": size, **{name: value for name, value in found.items() if name != "stderr"}}), flush=True)
-    for name, flag in FLAGS.items():
-        print(f"# {name}: {flag}", flush=True)
-        group(["--group", "flagged"], arguments, deadline, {**environment, "XLA_FLAGS": flag}, limit=60)
+    group(["--group", "all"], arguments, deadline, {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}, limit=arguments.seconds)
 
 
 def group(command: list[str], arguments, deadline: float, environment: dict[str, str], *, limit: float) -> None:

@@ -29,6 +29,8 @@ _TYPICAL_FLOPS_PER_SECOND = ((32, 1.6e10), (64, 2.6e10), (128, 3.5e10), (10**9, 
 """Sustained training FLOP/s of one CPU core by width, measured on an AVX2 server core (LOG.md): used where nothing has been measured."""
 _GPU_LAYER_SECONDS, _GPU_FLOPS_PER_SECOND = 2e-4, 4e14
 """A step of one GPU: so much a layer, however small, and the FLOPs at this rate; within 28 % of seven shapes on an H200 (docs/gpu.md)."""
+_GPU_POPULATION_FLOPS_PER_SECOND = ((64, 4e13), (144, 6e13), (256, 9e13), (10**9, 4e14))
+"""The rate of a population by width: all its lanes' tensors go through memory. Within 1.6 of 128 lanes at 512 and at 2,048 tokens each."""
 MEASURABLE_SECONDS = 2.0
 """A step that takes longer by the typical rates is not measured: `scaling plan` would take minutes."""
 _TYPICAL_COLD, _TYPICAL_WARM = 7.0, 1.0
@@ -141,9 +143,15 @@ def _flops(config: TrunkConfig) -> float:
 
 def typical_step_seconds(config: TrunkConfig) -> float:
     """A training step where nothing has been measured, by what workers train on; of a population one lane's share."""
+    flops, width = _flops(config), config.model.d_model
     if platform_of_workers() == "cpu":
-        return _flops(config) / next(speed for width, speed in _TYPICAL_FLOPS_PER_SECOND if config.model.d_model <= width)
-    return _GPU_LAYER_SECONDS * config.model.n_layers / config.lanes + _flops(config) / _GPU_FLOPS_PER_SECOND
+        return flops / _at_width(_TYPICAL_FLOPS_PER_SECOND, width)
+    speed = _GPU_FLOPS_PER_SECOND if config.lanes == 1 else _at_width(_GPU_POPULATION_FLOPS_PER_SECOND, width)
+    return _GPU_LAYER_SECONDS * config.model.n_layers / config.lanes + flops / speed
+
+
+def _at_width(speeds: tuple[tuple[int, float], ...], width: int) -> float:
+    return next(speed for upper, speed in speeds if width <= upper)
 
 
 def _family(model: ModelConfig, batch_tokens: int, precision: Precision, lanes: int) -> Hashable:
