@@ -7,7 +7,6 @@ what was seen. Nothing on that page is written by hand but the words between the
 """
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +65,7 @@ The explorer begins at the largest model and the longest data. Before: $before.
 
 ![The explorer before](walk/explorer_before.png)
 
-The slider *parameters N* moved to the right, as far as the arrow key *Page Up* moves it in five strokes. After: $after.
+The slider *parameters N* moved to the right, as far as the arrow key *Page Up* moves it in two strokes. After: $after.
 
 ![The explorer after](walk/explorer_after.png)
 
@@ -117,9 +116,11 @@ def typed(folder: Path, command: str, *, lines: int = LAST_LINES) -> str:
     return "\n".join(line.rstrip() for line in (["...", *said[-lines:]] if 0 < lines < len(said) else said))
 
 
-def row(page: Any) -> str:
+def first_answer(page: Any) -> str:
     """The explorer's first answer in words."""
-    return re.sub(r"\s+", " ", page.locator(".panels .panel").first.locator("tbody tr").first.inner_text()).strip()
+    row = page.locator(".panels .panel").first.locator("tbody tr").first
+    name, estimate, interval = (" ".join(cell.inner_text().split()) for cell in row.locator("th, td").all())
+    return f"{name} {estimate} ({interval})"
 
 
 def look(report: Path) -> dict[str, str]:
@@ -132,13 +133,13 @@ def look(report: Path) -> dict[str, str]:
         page.screenshot(path=PICTURES / "report.png")
         panel, slider = page.locator(".panels .panel").first, page.locator("#slider-n")
         panel.scroll_into_view_if_needed()
-        before = row(page)
+        before = first_answer(page)
         panel.screenshot(path=PICTURES / "explorer_before.png")
         slider.focus()
-        for _ in range(5):
+        for _ in range(2):
             page.keyboard.press("PageUp")
         page.wait_for_timeout(300)
-        after, command = row(page), page.locator(".command").first.inner_text()
+        after, command = first_answer(page), page.locator(".command").first.inner_text()
         panel.screenshot(path=PICTURES / "explorer_after.png")
         phone = browser.new_page(viewport={"width": 390, "height": 800})
         phone.goto(report.as_uri())
