@@ -22,13 +22,13 @@ PICTURES = ROOT / "docs" / "walk"
 LAST_LINES = 12
 OWN = """# Question: how does the loss on my own text fall with parameters and bytes?
 name = "mine"
-corpus = "~/letters"                 # any folder of text
+corpus = "~/code"                    # any folder of text
 
 [model]
-d_model = [8, 12, 16, 24]
+d_model = [8, 16, 24, 32]
 
 [data]
-tokens = ["64k", "128k", "256k"]
+tokens = ["0.15M", "0.3M", "0.6M", "1.2M"]
 
 [training]
 seeds = 2
@@ -85,7 +85,7 @@ $queried
 
 ## 5. Start a sweep of your own
 
-Text of your own, in a folder (here a copy of the documentation of this project, as `~/letters`), and a sweep file `mine.toml`:
+Text of your own, in a folder (here the source of this project, as `~/code`), and a sweep file `mine.toml`:
 
 ```toml
 $own
@@ -177,15 +177,14 @@ def main() -> None:
     told |= look(clone / "results" / "quickstart" / "report.html")
     told["predicted"] = typed(clone, f".venv/bin/{told['predict']}")
     told["queried"] = typed(clone, f'.venv/bin/scaling query results/quickstart "{QUERY}"')
-    letters = clone / "letters"
-    letters.mkdir()
-    for path in (ROOT / "docs").glob("*.md"):
-        shutil.copy(path, letters / f"{path.stem}.txt")
-    (clone / "mine.toml").write_text(OWN.replace("~/letters", str(letters)))
+    code = clone / "code"
+    for package in ("scaling", "analysis", "tests", "benchmarks", "docs"):
+        shutil.copytree(clone / package, code / package, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.svg", "sweeps"))
+    (clone / "mine.toml").write_text(OWN.replace("~/code", str(code)))
     told["planned"] = typed(clone, ".venv/bin/scaling plan mine.toml 2>&1", lines=30)
     told["ran"] = typed(clone, ".venv/bin/scaling run mine.toml 2>&1", lines=20)
     picture(clone / "results" / "mine" / "report.html", "mine.png")
-    page = PAGE.substitute(told).replace(str(letters), "~/letters").replace(str(clone), ".")
+    page = PAGE.substitute(told).replace(str(code), "~/code").replace(str(clone), ".")
     (ROOT / "docs" / "walk.md").write_text(page)
 
 
