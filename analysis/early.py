@@ -136,9 +136,7 @@ class _JointLaw:
         low = float(np.exp(min(y.min() for *_, y in schedules)))
         mean = np.log([A_SHARE * low, ALPHA, 0.1 * low, STRETCH, BEND, BEND, FLOOR_SHARE * low])
         mean = np.concatenate([mean, [RATE_POWER[0]], np.zeros(2 * len(trials))])
-        sd = np.concatenate(
-            [SHARED, [FLOOR_SD, RATE_POWER[1]], np.full(len(trials), OWN_FLOOR), np.full(len(trials), OWN_AMPLITUDE)]
-        )
+        sd = np.concatenate([SHARED, [FLOOR_SD, RATE_POWER[1]], np.full(len(trials), OWN_FLOOR), np.full(len(trials), OWN_AMPLITUDE)])
 
         def residuals(theta: Array) -> Array:
             law = cls(theta, trials, total)
@@ -170,7 +168,8 @@ class _JointLaw:
         """Return the loss at the goal of trial i as a share of that at the end of its longest branch."""
         trial = self.trials[i]
         goal, reached = (
-            self._loss(i, _scaled(rates, [len(rates) - 1], rate=trial.rate, total=self.total))[0][0] for rates in (trial.goal, trial.reached)
+            self._loss(i, _scaled(rates, [len(rates) - 1], rate=trial.rate, total=self.total))[0][0]
+            for rates in (trial.goal, trial.reached)
         )
         return float(goal / reached)
 

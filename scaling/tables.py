@@ -31,7 +31,7 @@ CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learnin
 
 
 def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None) -> tuple[str, str]:
-    """Status (done, diverged, failed, running, missing) of a run and its reason."""
+    """Status (done, diverged, stopped, failed, running, missing) of a run and its reason."""
     if result:
         return result["status"], result.get("reason", "")
     if failure := read_failure(folder, trunk.trunk_id):
@@ -91,7 +91,7 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "tokens_per_param": run.tokens / parameters.non_embedding,
         "flops": run.tokens * training_flops_per_token(model),
         "flops_6nd": 6 * parameters.non_embedding * run.tokens,
-        "flops_spent": spent,
+        "flops_spent": 0.0 if status == "stopped" else spent,
         "group": group_of(resolved.sweep, config.data),
         "tokens_unique_limit": "" if config.data.tokens_unique is UNSET else config.data.tokens_unique,
         "bytes_per_token": facts.get("bytes_per_token", ""),
