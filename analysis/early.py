@@ -1,9 +1,9 @@
 """Early answers: what runs at several rates will end at, from their curves so far, and which of them can still be the best.
 
-The runs of one size at several rates share the multi-power law of `analysis.curve_law`, in rates over their own peak: what the schedule does
-is common to them. A run has a floor L0 and an amplitude A of its own, held near the common ones (A falls as a power of the peak rate: a low
-rate learns later). That a run ends at another loss than the law says is mostly an error that all of them share, and does not change who is
-best; the rest has the spread below, and by it each run has a chance to be the best. For tuning only: no law is fitted to losses predicted so.
+The runs of one size at several rates share the multi-power law of `analysis.curve_law`, in rates over their own peak: what the schedule
+does is common to them. A run has a floor L0 and an amplitude A of its own, held near the common ones (A falls as a power of the peak rate:
+a low rate learns later). That a run ends at another loss than the law says is mostly an error that all of them share, and does not change
+who is best; the rest has the spread below, and by it each run has a chance to be the best. For tuning only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tuning in stages: after each amount of data, rates that can hardly become the best are stopped. Only tuning runs; no law is fitted to them.
+"""Tuning in stages: after each amount of data, rates that can hardly become the best are stopped. No law is fitted to such runs.
 
-A run that is stopped gets a result without a loss, status `stopped`, and the reason; its trunk's state is kept, so that it goes on where it turns
-out to be a neighbour of the best rate. Every prediction stands in early.json before anything is stopped, and in early.csv beside the loss that
-came out, where the run was trained on.
+A run that is stopped gets a result without a loss, status `stopped`, and the reason; its trunk's state is kept, so that it goes on
+where it turns out to be a neighbour of the best rate. Every prediction stands in early.json before anything is stopped, and in early.csv
+beside the loss that came out, where the run was trained on.
 """
 
 import json
@@ -119,7 +119,8 @@ def _rates(run: RunConfig) -> np.ndarray:
     from scaling.optimizer import rate_multiplier
     from scaling.train import schedule_of
 
-    multipliers = rate_multiplier(np.arange(run.steps, dtype=np.float32), **schedule_of(run.trunk, (run.branch_step, run.steps)))
+    schedule: dict[str, Any] = dict(schedule_of(run.trunk, (run.branch_step, run.steps)))
+    multipliers = rate_multiplier(np.arange(run.steps, dtype=np.float32), **schedule)
     return run.trunk.optimizer.learning_rate * np.asarray(multipliers, dtype=np.float64)
 
 
