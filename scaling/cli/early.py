@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from analysis.curve_law import Curve
 from analysis.early import Outlook, Trial, hopeful, outlooks
 from analysis.files import write_table
 from scaling.config import RunConfig, UserError
@@ -25,7 +26,7 @@ from scaling.tables import run_rows
 COLUMNS = (
     "run_id d_model batch_tokens learning_rate seed_init tokens_seen tokens predicted low high chance_rate decision observed relative_error"
 ).split()
-WARMUPS = 2  # points before so many warm-ups say nothing of the law
+WARMUPS = 3  # points before so many warm-ups say nothing of the law
 Cell = dict[float, list[list[RunConfig]]]  # rate -> its trunks' runs, shortest first
 
 
@@ -98,20 +99,19 @@ def _trial(runs: list[RunConfig], folder: Folder, *, aim: RunConfig) -> Trial:
     done = [run for run in runs if run.tokens <= aim.tokens and _status(folder, run) == "done"]
     curves, after = [], WARMUPS * runs[0].trunk.schedule.warmup_steps
     for run in done:
-        points = [point for point in read_metrics(folder.run(run.run_id) / "metrics.jsonl") if point["step"] > after]
-        after = run.branch_step
-        if points:
-            curves.append(_curve(run, points))
+        curves.append(_curve(run, read_metrics(folder.run(run.run_id) / "metrics.jsonl"), after))
+        after = max(after, run.branch_step)
     result = read_result(folder, done[-1].run_id, files=False)
     assert result is not None
     rate = runs[0].trunk.optimizer.learning_rate
     return Trial(runs[0].trunk_id, rate, tuple(curves), float(result["loss"]), _rates(done[-1]), _rates(aim))
 
 
-def _curve(run: RunConfig, points: list[dict[str, Any]]):
-    from analysis.curve_law import Curve
-
-    return Curve(_rates(run), np.array([point["step"] - 1 for point in points]), np.array([point["train_loss"] for point in points]))
+def _curve(run: RunConfig, points: list[dict[str, Any]], after: int) -> Curve:
+    """Logged losses after a step; each is the mean of a segment, and counts at its middle."""
+    steps = np.array([0, *(point["step"] for point in points)])
+    middle, losses = (steps[1:] + steps[:-1] - 1) // 2, np.array([point["train_loss"] for point in points])
+    return Curve(_rates(run), middle[steps[1:] > after], losses[steps[1:] > after])
 
 
 def _rates(run: RunConfig) -> np.ndarray:
