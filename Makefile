@@ -3,17 +3,23 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
 TORCH := torch==2.13.0 numpy==2.4.6
+HF := transformers==5.24.0
+EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser run test check bench bench-torch coverage lock reference clean
+.PHONY: help setup browser extras run test test-hf check fuzz bench bench-torch coverage faults lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
 	@echo "make run     the main job: train, fit, plot, report (SWEEP=$(SWEEP))"
 	@echo "make test    the test suite"
 	@echo "make browser a headless Chromium for the tests of the report page (they are skipped without)"
+	@echo "make extras  metrics of text and notebooks: sacrebleu, rouge-score, nbclient, ipykernel (their tests are skipped without)"
+	@echo "make test-hf  exported models against torch and transformers, in an environment of its own (a download of 300 MB, once)"
 	@echo "make check   formatting, lint, types"
+	@echo "make fuzz    more than 100,000 bad inputs: sweep files, tables, formulas, SQL, corpus files, record folders"
 	@echo "make bench   timings of this machine"
 	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
+	@echo "make faults  a small sweep under kill -9, full disks, damaged files and more (half an hour; root on Linux); writes docs/reliability.md"
 	@echo "make coverage  how often 95 % intervals hold the truth, by simulation (half an hour); writes docs/coverage.md"
 
 setup: .venv/ready
@@ -32,6 +38,20 @@ run: setup
 test: setup
 	@$(BIN)/python -m pytest
 
+extras: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-extras.lock
+
+# torch and transformers stay out of .venv and of its lock; what they say of our folders comes back as a file.
+test-hf: setup .venv-hf/ready
+	@$(BIN)/python -m pytest -m hf tests/test_huggingface.py
+
+.venv-hf/ready: requirements-hf.lock
+	@echo "setting up .venv-hf"
+	@test -x .venv-hf/bin/python || $(PYTHON) -m venv .venv-hf
+	@.venv-hf/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@.venv-hf/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-hf.lock
+	@touch .venv-hf/ready
+
 # The system's Chromium or Chrome if there is one; else Debian's (as root), else Playwright's.
 browser: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
@@ -43,6 +63,10 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
+
+# More than 100,000 new inputs; memory is limited, so that a statement that escapes its limit ends the test, not the machine.
+fuzz: setup
+	@ulimit -v 8000000; SCALING_FUZZ=full $(BIN)/python -m pytest tests/test_fuzz_*.py --timeout 0 --hypothesis-show-statistics
 
 bench: setup
 	@$(BIN)/python benchmarks/train_step.py
@@ -64,6 +88,10 @@ bench-torch: setup .venv-torch/ready
 coverage: setup
 	@$(BIN)/python benchmarks/coverage.py
 
+# Mounts small file systems and makes a memory group, so it needs root; `python -m faults NAME...` runs some of them.
+faults: setup
+	@$(BIN)/python -m faults
+
 # What is committed of a sweep: tables, plots, report, config, forecast, provenance (those that it has); no checkpoints.
 reference: run
 	@name=$$(basename $(SWEEP) .toml); to=results/reference/$$name; rm -rf $$to; mkdir -p $$to; \
@@ -75,6 +103,10 @@ lock:
 	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra text --extra text-files --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
 	@echo "playwright>=1.50" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-browser.lock
+	@printf "%s\n" $(EXTRAS) | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-extras.lock
+	@echo "$(HF)" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-hf.lock
 
 clean:
-	rm -rf .venv .venv-torch .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-torch .venv-hf .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.errors import printable
 from analysis.report_text import refused_approaches, rivals
 from analysis.sandwich import parameter_intervals
 from analysis.tuning import tuning_verdict
@@ -308,7 +309,7 @@ def _number(value: Any) -> str:
 
 def _markdown(text: str) -> str:
     """Keep foreign words from becoming markup or new lines."""
-    clean = "".join(char if char.isprintable() else " " for char in text)
+    clean = printable(text)
     for char in "\\`*[]":
         clean = clean.replace(char, "\\" + char)
     return clean.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can put right."""
+"""The one exception for mistakes that a user can put right, and words of data made fit to be shown."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,12 @@ class UserError(ValueError):
 
     The command line prints it and exits with code 2.
     """
+
+
+def printable(text: str) -> str:
+    r"""Keep what data say from steering a terminal: blanks for control characters and marks that turn the direction of text.
+
+    >>> printable("a\x1b[2Jb")
+    'a [2Jb'
+    """
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -224,6 +224,11 @@ def _two(u: Jet, v: Jet, value: Array, fu: Array, fv: Array, fuu: Array | None, 
     return Jet(value, first, second)
 
 
+def _largest(values: Array) -> float:
+    """Largest size among the finite values; 0 when there is none."""
+    return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+
+
 def _m4root(u: Jet, v: Jet) -> Jet:
     """``z`` that solves ``log s - a log(1 - s) = t`` with ``s = 1 / (1 + exp(-z))``, t = u, a = v >= 0 (M4, Alabdulmohsin et al. 2022)."""
     t, a = np.broadcast_arrays(u.value, v.value)
@@ -235,7 +240,7 @@ def _m4root(u: Jet, v: Jet) -> Jet:
         s = 1 / (1 + np.exp(-z))
         step = (-np.logaddexp(0, -z) + a * np.logaddexp(0, z) - t) / (1 - s + a * s)
         z = z - step
-        if np.nanmax(np.abs(step), initial=0.0) < 1e-14 * (1 + np.nanmax(np.abs(z), initial=0.0)):
+        if _largest(step) < 1e-14 * (1 + _largest(z)):
             break
     s = 1 / (1 + np.exp(-z))
     fz, fzz, fza, fa = 1 - s + a * s, (a - 1) * s * (1 - s), s, np.logaddexp(0, z)

@@ -13,8 +13,8 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.fitting import Fit, fit, main_fit
 from analysis.page_laws import law_record, plain
+from analysis.runs import CURVE_ROWS, read_curves
 from analysis.runs import N_COLUMNS as USUAL_N
-from analysis.runs import read_curves
 from analysis.uncertainty import bootstrap
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _curves(analysis: Analysis, rows: Frame) -> dict[str, Any]:
     """Tokens and train loss of each run, at most `CURVE_POINTS` of them; empty where no curves were recorded."""
     if analysis.runs.folder is None:
         return {}
-    curves = read_curves(analysis.runs.folder)
+    curves = read_curves(analysis.runs.folder, about=CURVE_ROWS)
     curves = curves[curves["run_id"].isin(rows["run_id"].astype(str)) & (curves["train_loss"] > 0)]
     found = {}
     for run_id, line in curves.sort_values("step").groupby("run_id"):

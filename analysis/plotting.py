@@ -19,7 +19,7 @@ from analysis.errors import UserError
 from analysis.fitting import main_fit
 from analysis.plot_parts import axis_name, held_note, runs_of
 from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
-from analysis.runs import read_curves
+from analysis.runs import CURVE_ROWS, read_curves
 from analysis.text_plots import text_figures
 from analysis.tuning import rate_law
 
@@ -140,7 +140,7 @@ def coordinate_figures(table: Frame) -> Iterator[tuple[str, Figure]]:
 def _loss_curves(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     if analysis.runs.folder is None:
         return
-    curves = read_curves(analysis.runs.folder)
+    curves = read_curves(analysis.runs.folder, about=CURVE_ROWS)
     sizes = {
         str(run): float(size)
         for rows in (analysis.runs.frame, analysis.runs.holdouts)

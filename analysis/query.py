@@ -2,7 +2,8 @@
 
 Every CSV and parquet file that lies directly in the folder becomes a table named after the file (``runs.csv`` → ``runs``). The tables
 are loaded into memory first; then DuckDB's access to files and to the network is switched off and its configuration locked, so that a
-statement can read the loaded tables and nothing else.
+statement can read the loaded tables and nothing else. Its time is limited, and so is the memory of the process while it runs (DuckDB's own
+limit does not count every string that a function makes).
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import csv
 import json
 import math
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from analysis.errors import UserError
+from analysis.errors import UserError, printable
+from analysis.limits import at_most_more
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_ROWS = 1_000_000  # rows a statement may return
 TIME_LIMIT = 30.0  # seconds a statement may take
+GRACE = 1.0  # seconds that DuckDB may take to notice that time is up
 MEMORY_LIMIT = "1GB"
+ADDRESS_SPACE = 2 << 30  # bytes that the process may take for a statement, with what DuckDB does not count
 TABLE_ROWS_SHOWN = 200  # rows that `render(frame, "table")` prints
 FORMATS = ("table", "csv", "json")
 _CONFIG: dict[str, Any] = {
@@ -67,6 +72,8 @@ def query(folder: str | Path, sql: str, *, max_rows: int = MAX_ROWS, time_limit:
     >>> query("results/quickstart", "SELECT d_model, min(loss) FROM runs GROUP BY d_model")  # doctest: +SKIP
     """
     connection = duckdb.connect(":memory:", config=_CONFIG)
+    connection.execute("ATTACH ':memory:' AS tables (COMPRESS)")  # ten million points in some hundred MB
+    connection.execute("USE tables")
     names = _load_tables(connection, Path(folder))
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -82,11 +89,14 @@ def query(folder: str | Path, sql: str, *, max_rows: int = MAX_ROWS, time_limit:
 
     # A daemon thread, because a call inside DuckDB may not notice an interrupt: the caller goes on when time is up, whatever happens.
     thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(time_limit)
-    if thread.is_alive():
-        connection.interrupt()
-        thread.join(1.0)
+    with at_most_more(ADDRESS_SPACE):
+        thread.start()
+        thread.join(time_limit)
+        late = thread.is_alive()
+        if late:
+            connection.interrupt()
+            thread.join(GRACE)
+    if late:
         raise UserError(
             f"query: the statement took longer than {time_limit:g} s and was stopped; "
             "select fewer rows or aggregate, or read the CSV files with your own tools"
@@ -94,7 +104,7 @@ def query(folder: str | Path, sql: str, *, max_rows: int = MAX_ROWS, time_limit:
     error = outcome.get("error")
     if isinstance(error, UserError):
         raise error
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
         raise UserError(f"query: the statement needs more than {MEMORY_LIMIT}; select fewer rows or aggregate") from error
     if isinstance(error, duckdb.Error):
         raise UserError(_describe(error, names)) from error
@@ -209,6 +219,7 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, max_rows: int) -> pd
     """Execute and fetch in chunks, giving up beyond `max_rows` rows."""
     import pandas as pd
 
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # DuckDB's way to hand over times, not ours
     result = connection.execute(sql)
     chunks: list[pd.DataFrame] = []
     rows = 0
@@ -280,8 +291,7 @@ def _cell(value: Any) -> str:
     if isinstance(plain, float):
         # Whole numbers (counts read back as float because some are missing) stay whole.
         return f"{plain:.0f}" if plain == int(plain) and abs(plain) < 1e12 else f"{plain:.6g}"
-    # Control characters of a foreign table never reach the terminal.
-    return "".join(char if char.isprintable() else " " for char in str(plain))
+    return printable(str(plain))
 
 
 def _render_table(frame: pd.DataFrame) -> str:
@@ -291,10 +301,11 @@ def _render_table(frame: pd.DataFrame) -> str:
     for position, name in enumerate(frame.columns):
         values = shown.iloc[:, position].tolist()
         cells = [_cell(value) for value in values]
-        width = max(len(str(name)), *map(len, cells)) if cells else len(str(name))
+        head = printable(str(name))
+        width = max(map(len, [head, *cells]))
         numeric = any(isinstance(value, int | float) for value in values) and not any(isinstance(value, str) for value in values)
         align = str.rjust if numeric else str.ljust
-        columns.append([align(str(name), width), "-" * width, *(align(cell, width) for cell in cells)])
+        columns.append([align(head, width), "-" * width, *(align(cell, width) for cell in cells)])
     lines = ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
     if len(frame) > len(shown):
         lines.append(f"({len(shown)} of {len(frame)} rows shown; csv and json give all)")

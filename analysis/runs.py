@@ -22,6 +22,8 @@ D_COLUMNS = ("tokens", "D", "n_tokens")
 LOSS_COLUMNS = ("loss", "L", "final_loss", "val_loss")
 U_COLUMNS = ("tokens_unique", "unique_tokens")
 LEAST_ROWS = 4
+LARGEST = 1e30  # of N, D, FLOPs and loss, and the least is 1 / LARGEST: powers of them stay numbers
+CURVE_ROWS = 300_000  # points of curves that a picture shows
 HOLDOUT_REASON = "holdout: scored, never fitted"
 COPY_REASON = "copy"
 JOINT = r"\s+{}\s+(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)"  # the word outside quotes
@@ -138,8 +140,13 @@ def read_runs(
     )
 
 
-def read_curves(folder: str | Path) -> Frame:
+def read_curves(folder: str | Path, *, about: int | None = None) -> Frame:
     """Read curves.parquet of a results folder; an empty table when there is none.
+
+    Parameters
+    ----------
+    about : int, optional
+        Rows that are enough (for a picture): of a longer table every k-th row is read, and each run's last.
 
     Returns
     -------
@@ -154,7 +161,10 @@ def read_curves(folder: str | Path) -> Frame:
         return pd.DataFrame(columns=names.split())
     with duckdb.connect() as connection:
         try:
-            return connection.execute("SELECT * FROM read_parquet(?)", [str(path)]).df()
+            (rows,) = connection.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()[0]
+            step = 1 if about is None else max(1, math.ceil(rows / about))
+            every = "SELECT * EXCLUDE (file_row_number) FROM read_parquet(?, file_row_number = true)"
+            return connection.execute(f"{every} WHERE file_row_number % ? = 0 OR loss IS NOT NULL", [str(path), step]).df()
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             raise UserError(f"{path}: cannot be read as Parquet ({first}); `scaling run` rebuilds it") from error
@@ -255,6 +265,8 @@ def _positive(text: str, row: int, column: str, source: Path) -> float:
         raise UserError(f"{source}: row {row}, column {column}: {text!r} is no number; exclude the row or correct it") from None
     if not math.isfinite(value) or value <= 0:
         raise UserError(f"{source}: row {row}, column {column}: {text} is not allowed; it must be finite and above 0")
+    if not 1 / LARGEST <= value <= LARGEST:
+        raise UserError(f"{source}: row {row}, column {column}: {text} is not allowed; it must lie between {1 / LARGEST:g} and {LARGEST:g}")
     return value
 
 

@@ -115,6 +115,8 @@ def find_starts(law: Law, frame: Frame, problem: Problem, count: int) -> tuple[A
     loss = frame["loss"].to_numpy(dtype=np.float64)
     weight = problem.scale**2 if problem.linear else (problem.scale / loss) ** 2
     theta, counts = problem.model.starts(loss, weight, count)
+    if not len(theta) and law.seeds is None:
+        raise UserError(f"law {law.name!r} is nowhere above 0 on these runs within its parameters' ranges, so it says nothing of a loss")
     if isinstance(problem.model, PowerSum):
         spread = robust_sd(problem, theta[0])
         robust, cells = problem.model.starts(loss, weight, count, HUBER * spread)

@@ -2,7 +2,7 @@
 
 Run: .venv/bin/python benchmarks/gpu.py [--quick] [--python PYTHON_WITH_TORCH]      (where there is no GPU it says so and measures nothing)
 
-Ours is the compiled program that training runs (`scaling.train.program`, precision bfloat16). Every part is a process of its own, so that
+Ours is the compiled program that training runs (`scaling.program.program`, precision bfloat16). Every part is a process of its own, so that
 one that fails (memory, a missing package) takes no other along. MFU: FLOPs of `scaling.accounting` a second (backward = twice forward,
 attention over the full square, the optimizer's products not counted), over the nominal dense bfloat16 peak of the card and over the best
 product measured in the same run. PyTorch: torch_gpu.py, same shape, optimizer and batch.
@@ -90,11 +90,11 @@ def model_part(d_model: int, n_layers: int, n_heads: int, batch: int, steps: int
     import numpy as np
 
     from scaling.accounting import count_parameters, training_flops_per_token
-    from scaling.train import LOG_EVERY, _shape_only, program
+    from scaling.program import LOG_EVERY, program
 
     model = shape(d_model, n_layers, n_heads, vocab=VOCAB, length=LENGTH)
     optimizer, rates, schedule = optimizer_and_rates(model)
-    compiled = program(model, _shape_only(optimizer), "bfloat16")
+    compiled = program(model, optimizer.without_rates, "bfloat16")
     windows = np.random.default_rng(0).integers(0, VOCAB, (LOG_EVERY, batch, LENGTH + 1)).astype(np.uint16)
     state = compiled.start(0)
 
@@ -120,24 +120,26 @@ def population_part(d_model: int, n_layers: int, n_heads: int, members: int, ste
     import jax.numpy as jnp
     import numpy as np
 
-    from scaling.train import LOG_EVERY, _shape_only, program
+    from scaling.program import LOG_EVERY, program
 
     model = shape(d_model, n_layers, n_heads, vocab=POPULATION_VOCAB, length=POPULATION_LENGTH)
     optimizer, rates, schedule = optimizer_and_rates(model)
-    compiled = program(model, _shape_only(optimizer), "bfloat16")
+    compiled = program(model, optimizer.without_rates, "bfloat16")
     random = np.random.default_rng(0)
     size = (members, LOG_EVERY, POPULATION_BATCH, POPULATION_LENGTH + 1)
     windows = random.integers(0, POPULATION_VOCAB, size).astype(np.uint8)
     state = [compiled.start(seed) for seed in range(members)]
     arguments = [jax.tree.map(lambda leaf: jnp.full((members,), leaf), tree) for tree in (rates, schedule)]
+    first_step, last_step = np.zeros(members, np.int32), np.full(members, steps, np.int32)
     if members == 1:
         state, windows, arguments, advance = state[0], windows[0], [rates, schedule], compiled.advance
+        first_step, last_step = 0, steps
     else:
         state, advance = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state), compiled.advance_population
 
     def work():
         nonlocal state
-        state, losses, _ = advance(state, 0, steps, windows, *arguments)
+        state, losses, _ = advance(state, first_step, last_step, windows, *arguments)
         return np.asarray(losses)
 
     began = time.monotonic()

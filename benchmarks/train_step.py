@@ -4,7 +4,7 @@ Run: make bench-torch                      both sides; PyTorch is installed apar
      make bench                            ours alone
      .venv/bin/python benchmarks/train_step.py --widths 64,128 --check
 
-Ours is the compiled program that training runs (`scaling.train.program`), called as training calls it. PyTorch's side is torch_model.py
+Ours is the compiled program that training runs (`scaling.program.program`), called as training calls it. PyTorch's side is torch_model.py
 under torch.compile. In every round each side takes some steps while the other waits, on the same core, beside the matrix products that
 say how fast the core is at that moment; ratios and shares are medians over rounds of what was measured in one round.
 
@@ -34,7 +34,7 @@ from scaling.config import ModelConfig, Training  # noqa: E402
 from scaling.model import initial_parameters  # noqa: E402
 from scaling.optimizer import rate_multiplier  # noqa: E402
 from scaling.plan import optimizer_of  # noqa: E402
-from scaling.train import LOG_EVERY, _shape_only, program  # noqa: E402
+from scaling.program import LOG_EVERY, program  # noqa: E402
 
 SIZES = ((16, 2, 2), (32, 2, 4), (64, 3, 4), (128, 4, 4), (144, 4, 6), (192, 5, 6), (256, 6, 8))
 """(d_model, layers, heads): six sizes from 6k to 4.7M non-embedding parameters, and one of 1.0M for the share of peak."""
@@ -65,7 +65,7 @@ class Ours:
     """The training program of a shape on random tokens."""
 
     def __init__(self, model: ModelConfig, *, batch_tokens: int):
-        self.program = program(model, _shape_only(optimizer_of(RECIPE, d_model=model.d_model)))
+        self.program = program(model, optimizer_of(RECIPE, d_model=model.d_model).without_rates)
         self.state = self.program.start(0)
         self.windows = np.random.default_rng(0).integers(0, VOCAB, (LOG_EVERY, batch_tokens // LENGTH, LENGTH + 1)).astype(np.uint8)
         self.rates = {name: np.float32(rate) for name, rate in {**rates_of(model), "weight_decay": 0.0}.items()}

@@ -43,12 +43,12 @@ def _normed_product(x: Float[Array, "b t d"], weight: Float[Array, "o d"], dtype
 
 
 @partial(_again, static_argnums=(2, 3))
-def _query_and_key(qk: Float[Array, "b t 2 h c"], gain: Float[Array, " c"], base: float, dtype: DTypeLike) -> tuple[Array, Array]:
+def _query_and_key(query_key: Float[Array, "b t 2 h c"], gain: Float[Array, " c"], base: float, dtype: DTypeLike) -> tuple[Array, Array]:
     """Normed, scaled and turned; for attention without a scale of its own."""
-    length, head_dim = qk.shape[1], qk.shape[-1]
+    length, head_dim = query_key.shape[1], query_key.shape[-1]
     cos, sin = (table.T[None, :, None] for table in rotary_tables(head_dim, length, base=base))
-    query = _norm(qk[:, :, 0], jnp.float32) * gain.astype(jnp.float32) / np.float32(head_dim) ** 0.5
-    return _rotate(query, cos, sin).astype(dtype), _rotate(_norm(qk[:, :, 1], jnp.float32), cos, sin).astype(dtype)
+    query = _norm(query_key[:, :, 0], jnp.float32) * gain.astype(jnp.float32) / np.float32(head_dim) ** 0.5
+    return _rotate(query, cos, sin).astype(dtype), _rotate(_norm(query_key[:, :, 1], jnp.float32), cos, sin).astype(dtype)
 
 
 @_again
@@ -58,27 +58,63 @@ def _squared_relu_product(x: Float[Array, "b t f"], weight: Float[Array, "d f"])
 
 def _block(config: ModelConfig, x: Float[Array, "b t d"], block: dict, dtype: DTypeLike) -> Float[Array, "b t d"]:
     batch, length, d = x.shape
-    head_dim = d // config.n_heads
-    qkv = _normed_product(x, block["query_key_value"], dtype).reshape(batch, length, 3, config.n_heads, head_dim)
-    query, key = _query_and_key(qkv[:, :, :2], block["query_gain"], config.rope_base, dtype)
+    heads, head_dim = config.n_heads, d // config.n_heads
+    # apart from queries and keys, values lie as attention reads them
+    of_query_key, of_value = jnp.split(block["query_key_value"], [2 * d])
+    query_key = _normed_product(x, of_query_key, dtype).reshape(batch, length, 2, heads, head_dim)
+    value = _normed_product(x, of_value, dtype).reshape(batch, length, heads, head_dim)
+    query, key = _query_and_key(query_key, block["query_gain"], config.rope_base, dtype)
     fused = "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_dim % 8 == 0 else None
-    mixed = jax.nn.dot_product_attention(query, key, qkv[:, :, 2], scale=1.0, is_causal=True, implementation=fused)
+    mixed = jax.nn.dot_product_attention(query, key, value, scale=1.0, is_causal=True, implementation=fused)
     x = x + mixed.reshape(batch, length, d) @ block["output"].T
     return x + _squared_relu_product(_normed_product(x, block["up"], dtype), block["down"])
 
 
-def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
-    """Logits, float32."""
+def _features(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t d"]:
+    """What the head reads."""
     x = _norm(parameters["embedding"][tokens], jnp.float32)
     for index in range(config.n_layers):
         x = _block(config, x, jax.tree.map(lambda leaf: leaf.astype(dtype), parameters["blocks"][index]), dtype)
-    return jnp.matmul(_norm(x, dtype), parameters["head"].T.astype(dtype), preferred_element_type=jnp.float32)
+    return _norm(x, dtype)
+
+
+def logits(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"], dtype: DTypeLike) -> Float[Array, "b t v"]:
+    """Logits, float32."""
+    head = parameters["head"].T.astype(dtype)
+    return jnp.matmul(_features(config, parameters, tokens, dtype), head, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _cross_entropy(x: Float[Array, "b t d"], head: Float[Array, "v d"], targets: Int[Array, "b t"]) -> Float[Array, "b t"]:
+    """Loss of each token from float32 logits; the gradient of the logits is rounded to the dtype of `x`.
+
+    Without that the two products of the backward pass would take float32 logits, at the speed of float32.
+    """
+    return _cross_entropy_forward(x, head, targets)[0]
+
+
+def _cross_entropy_forward(x, head, targets):
+    scores = jnp.matmul(x, head.T, preferred_element_type=jnp.float32)
+    normaliser = jax.nn.logsumexp(scores, axis=-1)
+    chosen = jnp.sum(jnp.where(_is_target(targets, head), scores, 0.0), -1)  # a gather's backward pass is a slow scatter
+    return normaliser - chosen, (x, head, targets, scores, normaliser)
+
+
+def _cross_entropy_backward(saved, gradient):
+    x, head, targets, scores, normaliser = saved
+    of_scores = ((jnp.exp(scores - normaliser[..., None]) - _is_target(targets, head)) * gradient[..., None]).astype(x.dtype)
+    return of_scores @ head, jnp.einsum("btv,btd->vd", of_scores, x), None
+
+
+def _is_target(targets: Int[Array, "b t"], head: Float[Array, "v d"]) -> Array:
+    return targets[..., None] == jnp.arange(len(head))
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def _token_losses(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], dtype: DTypeLike) -> Float[Array, "b t"]:
-    scores, targets = logits(config, parameters, windows[:, :-1], dtype), windows[:, 1:, None]
-    chosen = jnp.sum(jnp.where(targets == jnp.arange(config.vocab_size), scores, 0.0), -1)  # a gather's backward pass is a slow scatter
-    return jax.nn.logsumexp(scores, axis=-1) - chosen
+    return _cross_entropy(_features(config, parameters, windows[:, :-1], dtype), parameters["head"].astype(dtype), windows[:, 1:])
 
 
 def mean_loss(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"], *, dtype: DTypeLike) -> Float[Array, ""]:

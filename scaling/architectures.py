@@ -5,8 +5,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from msgspec import UNSET
 
-from scaling import accelerated, accounting, fast, model
+from scaling import accelerated, accounting, fast, model, objective
 from scaling.config import ModelConfig, Precision
 from scaling.optimizer import GROUPS
 from scaling.registry import MODELS, Architecture, architecture
@@ -35,10 +36,29 @@ _ACCELERATED = {
 }
 
 
+def _fast_rows(config: ModelConfig, parameters: dict, tokens: jax.Array) -> jax.Array:
+    return fast.logits(config, parameters, tokens).T
+
+
+def _accelerated_rows(dtype: jnp.dtype, config: ModelConfig, parameters: dict, tokens: jax.Array) -> jax.Array:
+    return accelerated.logits(config, parameters, tokens, dtype).reshape(-1, config.vocab_size)
+
+
+def _one_vs_rest(logits: objective.Logits) -> Architecture:
+    return _transformer(partial(objective.mean_loss, logits), partial(objective.window_losses, logits))
+
+
+_ONE_VS_REST = {
+    "cpu": _one_vs_rest(_fast_rows),
+    **{name: _one_vs_rest(partial(_accelerated_rows, jnp.dtype(name))) for name in ("float32", "bfloat16")},
+}
+
+
 def architecture_of(config: ModelConfig, precision: Precision = "float32") -> Architecture:
     """Functions of a model by its kind, the precision of its products, and the device that JAX has."""
     if config.kind not in MODELS:
         return architecture(config.kind)
-    if precision == "float32" and jax.default_backend() == "cpu":
-        return _FAST
-    return _ACCELERATED[precision]
+    on_cpu = precision == "float32" and jax.default_backend() == "cpu"
+    if config.objective is not UNSET:
+        return _ONE_VS_REST["cpu" if on_cpu else precision]
+    return _FAST if on_cpu else _ACCELERATED[precision]

@@ -15,7 +15,7 @@ from safetensors.numpy import save as save_tensors
 def encode_tree(tree: Any, metadata: dict[str, str]) -> bytes:
     """A safetensors file of the leaves of `tree`, named by path (`parameters.blocks.0.up`), with a checksum in its metadata."""
     tensors = {name: np.asarray(value) for name, value in _flatten(tree).items()}
-    return save_tensors(tensors, {**metadata, "checksum": tensor_checksum(tensors)})
+    return save_tensors(tensors, {**metadata, "checksum": state_checksum(tensors, metadata)})
 
 
 def decode_tree(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -29,17 +29,17 @@ def decode_tree(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         tensors = load_tensors(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        intact = metadata["checksum"] == tensor_checksum(tensors)
+        checksum = metadata.pop("checksum")
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"not a saved state: {error}") from None
-    if not intact:
+    if checksum != state_checksum(tensors, metadata):
         raise ValueError("checksum does not match")
     return tensors, metadata
 
 
-def tensor_checksum(tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes, types and bytes, in name order."""
-    digest = hashlib.sha256()
+def state_checksum(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """SHA-256 over the metadata and over names, shapes, types and bytes of the tensors, in name order."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].shape} {tensors[name].dtype}".encode())
         digest.update(np.ascontiguousarray(tensors[name]).tobytes())

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,10 +83,10 @@ def is_live(folder: Folder, trunk_id: str) -> bool:
     return claim.boot_id == _boot_id() and _process_start(claim.pid) == claim.process_start
 
 
-def take(folder: Folder, trunk_id: str) -> Claim | None:
-    """Claim a trunk for this process, or None when somebody else is at it."""
+def take(folder: Folder, trunk_id: str, *, allowed: Callable[[], bool] = lambda: True) -> Claim | None:
+    """Claim a trunk for this process, or None when somebody else is at it or it is not `allowed` (asked under the lock)."""
     with folder_lock(folder.root, "claims"):
-        if is_live(folder, trunk_id):
+        if is_live(folder, trunk_id) or not allowed():
             return None
         trunk = folder.trunk(trunk_id)
         attempts = [int(path.name.removeprefix("attempt-")) for path in trunk.glob("attempt-*") if path.name[8:].isdigit()]
@@ -125,14 +126,15 @@ def release(folder: Folder, trunk_id: str, claim: Claim) -> None:
 
 
 @contextmanager
-def heartbeat(folder: Folder, trunk_id: str):
-    """Touch the claim every `HEARTBEAT_SECONDS` while the block runs."""
+def heartbeat(folder: Folder, *trunk_ids: str):
+    """Touch the claims every `HEARTBEAT_SECONDS` while the block runs."""
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):
-                os.utime(folder.trunk(trunk_id) / "claim")
+            for trunk_id in trunk_ids:
+                with suppress(OSError):
+                    os.utime(folder.trunk(trunk_id) / "claim")
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -13,7 +13,8 @@ import msgspec
 RECIPE_VERSION = 2
 """Raised whenever the same config would give other numbers; part of every `run_id` (golden losses in tests hold it)."""
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=2**53)]  # TOML knows no largest integer; beyond this one a float is not exact
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=10)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -23,6 +24,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 Schedule = Literal["trunk", "wsd", "cosine", "linear", "constant"]
 Split = Literal["heldout", "tune"]
 Precision = Literal["float32", "bfloat16"]
+Objective = Literal["softmax", "one_vs_rest"]
 
 
 class UserError(ValueError):
@@ -78,7 +80,7 @@ class Training(Struct, frozen=True):
     seeds: Positive | list[Positive] = 1
     data_order: Literal["own", "shared"] = "own"
     batch_tokens: Positive = 512
-    warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 50
+    warmup_steps: Count = 50
     cooldown_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     final_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     learning_rate: Rate | None = None
@@ -95,6 +97,7 @@ class Training(Struct, frozen=True):
     beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
     weight_decay: NonNegative = 0.0
     precision: Precision = "float32"
+    objective: Objective = "softmax"
 
 
 class Evaluation(Struct, frozen=True):
@@ -123,7 +126,7 @@ class Holdout(Struct, frozen=True):
     tokens: list[Quantity]
     seeds: Positive = 1
     threshold: Fraction = 0.015
-    first_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    first_seed: Count = 0
 
 
 class Forecast(Struct, frozen=True):
@@ -139,7 +142,7 @@ class Cell(Struct, frozen=True):
 
     d_model: Positive
     tokens: Quantity
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seed: Count = 0
 
 
 class FitOptions(Struct, frozen=True):
@@ -161,6 +164,33 @@ class Records(Struct, frozen=True):
     checkpoint_seconds: Annotated[float, msgspec.Meta(gt=0)] = 20.0
 
 
+class Budget(Struct, frozen=True):
+    """`[budget]`: bounds of what the whole sweep may take (`scaling.budget`); time is that of all its workers together."""
+
+    flops: Quantity | None = None
+    time: str | None = None
+    disk: str | None = None
+
+
+class Devices(Struct, frozen=True):
+    """`[devices]`: what one run, or many small ones at once, is spread over (docs/gpu.md).
+
+    `memory`: bytes of one device, to which micro-batches and populations are fitted. `population`: how many runs of one shape are trained
+    as one program; auto: by their number, their batch and the memory; one by one where the memory is not given. One run is spread over
+    `data` x `parameters` devices: the batch over all of them, parameters and optimizer over `parameters`.
+    """
+
+    memory: Quantity | None = None
+    population: Positive | Literal["auto"] = "auto"
+    data: Positive = 1
+    parameters: Positive = 1
+
+    @property
+    def spread(self) -> int:
+        """Devices of one run."""
+        return self.data * self.parameters
+
+
 class Sweep(Struct, frozen=True):
     """A whole sweep file."""
 
@@ -178,6 +208,8 @@ class Sweep(Struct, frozen=True):
     forecast: Forecast | None = None
     fit: FitOptions = msgspec.field(default_factory=FitOptions)
     records: Records = msgspec.field(default_factory=Records)
+    budget: Budget = Budget()
+    devices: Devices = Devices()
 
     @property
     def forecast_rule(self) -> Forecast:
@@ -195,7 +227,10 @@ Options = tuple[tuple[str, bool | int | float | str], ...]
 
 
 class ModelConfig(Struct, frozen=True):
-    """Shape of a decoder-only transformer (counts in `scaling.accounting`), or of a registered model (`scaling.registry`)."""
+    """Shape of a decoder-only transformer (counts in `scaling.accounting`), or of a registered model (`scaling.registry`).
+
+    `objective`: how its logits become probabilities and a loss, where that is not softmax cross-entropy (`scaling.objective`).
+    """
 
     d_model: Positive
     n_layers: Positive
@@ -206,6 +241,7 @@ class ModelConfig(Struct, frozen=True):
     rope_base: float = 1000.0
     kind: str = "transformer"
     options: Options = ()
+    objective: Objective | msgspec.UnsetType = msgspec.UNSET  # unset is softmax, and no part of the hash
 
 
 class OptimizerConfig(Struct, frozen=True):
@@ -223,6 +259,12 @@ class OptimizerConfig(Struct, frozen=True):
     weight_decay: float
     kind: str = "muon"
     options: Options = ()
+
+    @property
+    def without_rates(self) -> "OptimizerConfig":
+        """The part of the optimizer that is compiled in: rates are arguments of the program."""
+        rates = dict.fromkeys(("learning_rate", "embedding_learning_rate", "head_learning_rate", "weight_decay"), 0.0)
+        return msgspec.structs.replace(self, **rates)
 
 
 class ScheduleConfig(Struct, frozen=True):
@@ -258,7 +300,11 @@ class DataConfig(Struct, frozen=True):
 
 
 class TrunkConfig(Struct, frozen=True):
-    """All that the branches of one trunk share: everything but D and the cooldown."""
+    """All that the branches of one trunk share: everything but D and the cooldown.
+
+    `population`: trained in one of so many lanes of one program; `micro_batches`: parts of a batch, one after the other. Both follow from
+    `[devices]`; without it they are unset and no part of the hash.
+    """
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -267,6 +313,18 @@ class TrunkConfig(Struct, frozen=True):
     seed_init: int
     precision: Precision = "float32"
     recipe_version: int = RECIPE_VERSION
+    population: Positive | msgspec.UnsetType = msgspec.UNSET
+    micro_batches: Positive | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def lanes(self) -> int:
+        """Size of the population."""
+        return 1 if self.population is msgspec.UNSET else self.population
+
+    @property
+    def batch_parts(self) -> int:
+        """Number of micro-batches."""
+        return 1 if self.micro_batches is msgspec.UNSET else self.micro_batches
 
 
 class RunConfig(Struct, frozen=True):
@@ -274,7 +332,7 @@ class RunConfig(Struct, frozen=True):
 
     trunk: TrunkConfig
     steps: Positive
-    branch_step: Annotated[int, msgspec.Meta(ge=0)]
+    branch_step: Count
     role: Literal["fit", "holdout", "tune"] = "fit"
 
     @property

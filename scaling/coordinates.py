@@ -22,7 +22,7 @@ from scaling.corpus import Corpus
 from scaling.mixture import training_windows
 from scaling.model import Transformer, rms_norm
 from scaling.plan import resolve
-from scaling.train import LOG_EVERY, program_of, rates_of, schedule_of
+from scaling.program import LOG_EVERY, program_of, rates_of, schedule_of
 
 if TYPE_CHECKING:  # 60 ms of a worker's start
     from jaxtyping import Array, Float, Int

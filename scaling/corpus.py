@@ -27,7 +27,7 @@ __all__ = ["Corpus", "cache_folder", "check_corpus", "data_order", "load", "prep
 Ranges = dict[str, dict[str, tuple[int, int]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Tokens of the splits, and what is known of them.
 

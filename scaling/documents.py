@@ -7,7 +7,9 @@ import json
 import lzma
 import os
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -88,12 +90,18 @@ def read_files(files: list[Path], options: TextOptions) -> Iterator[Found]:
                 yield from _read_arrow(file, options)
             else:
                 yield from _read_text(file, packed, options, alone=len(files) == 1)
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except _damage(packed) as error:
             raise UserError(f"{file}: damaged compressed file ({error}); fetch or compress it again") from None
         except OSError as error:
             if packed and not error.errno:  # bz2 says so without a number
                 raise UserError(f"{file}: damaged compressed file ({error}); fetch or compress it again") from None
             raise UserError(f"{file}: cannot be read ({error.strerror or error}); check its permissions, or move it away") from None
+
+
+def _damage(packed: str) -> tuple[type[Exception], ...]:
+    """What the readers of compressed files raise when a file is damaged."""
+    known = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
+    return (*known, importlib.import_module("zstandard").ZstdError) if packed == ".zst" and find_spec("zstandard") else known
 
 
 def _kind(file: Path) -> tuple[str, str]:

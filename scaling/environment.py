@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, machine, flags; and the process settings of a CPU worker.
+"""Where numbers come from: versions, machine, flags; and the process settings of a worker.
 
 `numerics_id` names everything outside the config that can change bits: jaxlib, device kind, instruction set, flags, precision.
 """
@@ -17,17 +17,35 @@ from typing import Any
 WORKER_FLAGS = "--xla_cpu_multi_thread_eigen=false"
 
 
-def worker_environment() -> dict[str, str]:
-    """Environment of a one-thread CPU worker, on top of the user's."""
-    flags = os.environ.get("XLA_FLAGS", "")
+def platform_of_workers() -> str:
+    """What workers train on: what JAX_PLATFORMS says, else `cuda` where there is an NVIDIA GPU and JAX's plugin for it, else `cpu`."""
+    found = visible_gpus() and any("cuda" in plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins"))
+    return os.environ.get("JAX_PLATFORMS") or ("cuda" if found else "cpu")
+
+
+def visible_gpus(devices: Path = Path("/dev")) -> list[str]:
+    """NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(list(devices.glob("nvidia[0-9]*"))))]
+
+
+def worker_environment(*, cpu_devices: int = 1) -> dict[str, str]:
+    """Environment of a worker, on top of the user's: one thread on a CPU (which may play several devices), nearly all of a GPU's memory."""
+    target, flags = platform_of_workers(), os.environ.get("XLA_FLAGS", "")
+    shared = {"JAX_PLATFORMS": target, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+    if target != "cpu":
+        return {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95"), **shared}
+    several = {"JAX_NUM_CPU_DEVICES": str(cpu_devices)} if cpu_devices > 1 else {}
     return {
         **os.environ,
-        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
         "XLA_FLAGS": flags if WORKER_FLAGS in flags else f"{flags} {WORKER_FLAGS}".strip(),
         "NPROC": "1",  # size of XLA's thread pool
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        **shared,
+        **several,
     }
 
 
@@ -93,8 +111,16 @@ def machine_facts() -> dict[str, Any]:
     """What decides how fast a worker is here; known without importing JAX."""
     cpu, instructions = _cpu_facts()
     worker = worker_environment()
-    flags = {name: worker[name] for name in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    flags = {name: worker.get(name, "") for name in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    if flags["JAX_PLATFORMS"] != "cpu":
+        flags["gpus"] = _gpu_models()
     return {"cpu": cpu, "cores": os.cpu_count(), "instruction_set": instructions, "jaxlib": importlib.metadata.version("jaxlib"), **flags}
+
+
+def _gpu_models() -> str:
+    """Names of the NVIDIA GPUs that the driver knows."""
+    lines = [line for path in Path("/proc/driver/nvidia/gpus").glob("*/information") for line in path.read_text().splitlines()]
+    return ", ".join(sorted(line.partition(":")[2].strip() for line in lines if line.startswith("Model")))
 
 
 def code_version() -> str:

@@ -59,11 +59,11 @@ class _Play:
 
 def estimate(folder: Folder, trunks: list[Trunk], calibration: Calibration, *, workers: int) -> Estimate:
     """Estimate the time of `scaling run`: what is left of pending trunks (dearest first), hold-outs after their forecast, the analysis."""
-    left = {trunk.trunk_id: seconds for trunk in trunks if (seconds := _seconds_left(folder, trunk, calibration))}
+    left = {trunk.trunk_id: seconds for trunk in trunks if (seconds := seconds_left(folder, trunk, calibration))}
     seconds = calibration.preparation + calibration.analysis
     if left:
         roles = {trunk.role for trunk in trunks if trunk.trunk_id in left}
-        seconds += _training_seconds(left, trunks, calibration, workers=min(workers, len(left))) + PASS_SECONDS * len(roles)
+        seconds += _training_seconds(left, trunks, calibration, workers=min(max(workers, 1), len(left))) + PASS_SECONDS * len(roles)
     return Estimate(seconds, not unmeasured(calibration, [trunk.config for trunk in trunks if trunk.trunk_id in left]))
 
 
@@ -82,7 +82,7 @@ def _training_seconds(left: dict[str, float], trunks: list[Trunk], calibration: 
     return max(worker.free for worker in play.workers)
 
 
-def _seconds_left(folder: Folder, trunk: Trunk, calibration: Calibration) -> float:
+def seconds_left(folder: Folder, trunk: Trunk, calibration: Calibration) -> float:
     """Seconds of training, evaluation and records that a trunk still needs; 0 when all its runs have ended."""
     runs = [run for run in trunk.runs if not folder.run(run.run_id).exists()]
     if not runs:

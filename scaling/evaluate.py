@@ -6,28 +6,48 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from scaling.architectures import architecture_of
 from scaling.config import ModelConfig, Precision, Split
 from scaling.corpus import Corpus
+from scaling.mesh import on_host, place_state, place_text
 from scaling.tokenizer import token_dtype
 
 EVALUATION_BATCH = 8
-"""Windows a batch: 4 to 16 take the same time within noise, 64 takes a fifth more (LOG.md)."""
+"""Windows a batch on a CPU: 4 to 16 take the same time within noise, 64 takes a fifth more (LOG.md)."""
+
+ACCELERATOR_TOKENS = 16_384
+"""Tokens a batch on an accelerator, where a small batch leaves the device idle."""
 
 
-def window_losses(model: ModelConfig, parameters: dict, windows: np.ndarray, *, precision: Precision = "float32") -> np.ndarray:
+def evaluation_batch(model: ModelConfig, mesh: Mesh | None = None) -> int:
+    """Windows a batch: on a mesh so many on each of its devices."""
+    each = EVALUATION_BATCH if jax.default_backend() == "cpu" else max(EVALUATION_BATCH, ACCELERATOR_TOKENS // model.sequence_length)
+    return each * (1 if mesh is None else mesh.size)
+
+
+def window_losses(
+    model: ModelConfig, parameters: dict, windows: np.ndarray, *, precision: Precision = "float32", mesh: Mesh | None = None
+) -> np.ndarray:
     """Mean loss of each window (n, length + 1), nats per token; float64. Batch by batch, so that one program serves any number."""
-    count, length = len(windows), model.sequence_length
-    padded = np.zeros((-(-count // EVALUATION_BATCH) * EVALUATION_BATCH, length + 1), token_dtype(model.vocab_size))
+    count, length, batch = len(windows), model.sequence_length, evaluation_batch(model, mesh)
+    padded = np.zeros((-(-count // batch) * batch, length + 1), token_dtype(model.vocab_size))
     padded[:count] = windows
-    batches = padded.reshape(-1, 1, EVALUATION_BATCH, length + 1)
-    losses = [architecture_of(model, precision).window_losses(model, parameters, batch) for batch in batches]
-    return np.concatenate([np.asarray(loss)[0] for loss in losses])[:count].astype(np.float64)
+    parts = [place_text(mesh, part) for part in padded.reshape(-1, 1, batch, length + 1)]
+    losses = [architecture_of(model, precision).window_losses(model, parameters, part) for part in parts]
+    return np.concatenate([on_host(loss)[0] for loss in losses])[:count].astype(np.float64)
 
 
 def held_out_losses(
-    model: ModelConfig, parameters: dict, corpus: Corpus, *, windows: int, split: Split = "heldout", precision: Precision = "float32"
+    model: ModelConfig,
+    parameters: dict,
+    corpus: Corpus,
+    *,
+    windows: int,
+    split: Split = "heldout",
+    precision: Precision = "float32",
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Loss on the windows of a split, nats per token, with its standard error clustered by document, and in bits per byte of text.
 
@@ -37,7 +57,7 @@ def held_out_losses(
 
     def loss_of(count: int, domain: str | None) -> dict[str, float]:
         tokens, documents = corpus.evaluation_windows(count, length=length, split=split, domain=domain)
-        losses = window_losses(model, parameters, tokens, precision=precision)
+        losses = window_losses(model, parameters, tokens, precision=precision, mesh=mesh)
         bits = losses.mean() / math.log(2)
         return {
             "loss": float(losses.mean()),
@@ -52,11 +72,11 @@ def held_out_losses(
 
 
 @lru_cache(maxsize=4)
-def compile_evaluation(model: ModelConfig, precision: Precision = "float32") -> None:
+def compile_evaluation(model: ModelConfig, precision: Precision = "float32", mesh: Mesh | None = None) -> None:
     """Compile the held-out loss of a shape by evaluating one batch of nothing, or fetch it from the shared cache."""
     shapes = jax.eval_shape(lambda: architecture_of(model).initial_parameters(model, 0))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), token_dtype(model.vocab_size)), precision=precision)
+    zeros = place_state(mesh, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+    window_losses(model, zeros, np.zeros((1, model.sequence_length + 1), token_dtype(model.vocab_size)), precision=precision, mesh=mesh)
 
 
 def clustered_standard_error(losses: np.ndarray, clusters: np.ndarray) -> float:

@@ -1,45 +1,44 @@
-"""Claim a trunk, train it, record it: the worker, and the parent that keeps local workers going.
+"""Starting workers: the settings of their process, and the parent that keeps local ones going.
 
-The folder is the only coordinator: a worker takes the dearest free trunk until nothing is left. Any engine that can start
-`scaling worker RESULTS` on machines that share the folder adds workers. Hold-out trunks are free only once their forecast is registered.
+The folder is the only coordinator: a worker (`scaling.worker`) takes the dearest free trunk until nothing is left. Any engine that can
+start `scaling worker RESULTS` on machines that share the folder adds workers. Hold-out trunks are free only once their forecast is
+registered.
 """
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from scaling import claim as claims
-from scaling.config import ModelConfig
+from scaling.budget import Guard
+from scaling.config import Devices, UserError
 from scaling.corpus import cache_folder
-from scaling.environment import keep_freed_memory, worker_environment
+from scaling.deaths import Deaths
+from scaling.environment import keep_freed_memory, platform_of_workers, visible_gpus, worker_environment
 from scaling.forecasts import forecast_hash
-from scaling.plan import Trunk, by_preference, group_trunks
-from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result, write_json
-from scaling.timings import Stopwatch
+from scaling.plan import Trunk, group_trunks
+from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result
+from scaling.stopping import Stop
 
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 5.0
-MAX_DEATHS = 3
-"""A trunk whose worker died this often under one parent without an exception of its own is recorded as failed."""
-
-
-class WorkersFailed(Exception):
-    """Workers end before they can claim anything."""
+PARENT_GONE_GRACE, TERMINATED_GRACE = 4.0, 8.0
+"""Seconds in which a worker may save its state when its parent is gone, and when it gets SIGTERM."""
 
 
 def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
-    """Trunks with runs that have no result and that have not failed, dearest first."""
-    return [
+    """Trunks with runs that have no result, that have not failed and that the budget does not leave out; dearest first."""
+    pending = [
         trunk
         for trunk in group_trunks(resolved.runs)
         if read_failure(folder, trunk.trunk_id) is None and any(not folder.run(run.run_id).exists() for run in trunk.runs)
     ]
+    left_out = Guard.of(folder, resolved).left_out() if pending else {}
+    return [trunk for trunk in pending if trunk.trunk_id not in left_out]
 
 
 def is_released(folder: Folder, trunk: Trunk) -> bool:
@@ -47,79 +46,19 @@ def is_released(folder: Folder, trunk: Trunk) -> bool:
     return trunk.role != "holdout" or all(forecast_hash(folder, run.run_id) for run in trunk.runs)
 
 
-# ---------------------------------------------------------------- the worker
+# ---------------------------------------------------------------- settings of a worker
 
 
-def work(
-    root: Path, *, follow: bool = False, notify: Callable[[str], None] = lambda message: None, stopwatch: Stopwatch | None = None
-) -> int:
-    """Train what is free in a results folder until nothing is; returns the number of trunks that this worker trained.
+def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1) -> Stop:
+    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent.
 
-    With `follow`, wait for trunks that are not released yet (until standard input closes) and compile their programs meanwhile.
-    `stopwatch` began with the process, if that is known.
+    `cpu_devices`: how many devices a CPU plays, where there are no others. Returns what others ask this worker to stop by: SIGTERM, or
+    (`dies_with_stdin`) the end of its parent.
     """
-    stopwatch = stopwatch or Stopwatch()
-    from scaling.corpus import load
-    from scaling.train import Trainer, compile_ahead, count_compiled
-
-    count_compiled(stopwatch)
-    folder = Folder(root)
-    resolved = read_resolved(root)
-    loaded = {}  # memory-mapped, so many cost nothing
-    trained = 0
-    compiled: set[ModelConfig] = set()
-    stopwatch.switch("records")
-    while True:
-        pending = pending_trunks(folder, resolved)
-        released = [trunk for trunk in pending if is_released(folder, trunk)]
-        busy = {trunk.config.model for trunk in released if claims.is_live(folder, trunk.trunk_id)}
-        for trunk in by_preference(released, compiled=compiled, busy=busy):
-            data = trunk.config.data
-            if data.corpus_hash not in loaded:  # before the claim: text that cannot be had is nobody's failure but this machine's
-                loaded[data.corpus_hash] = load(
-                    data.corpus, content_hash=data.corpus_hash, tokenizer=data.tokenizer, options=resolved.sweep.text
-                )
-            claim = claims.take(folder, trunk.trunk_id)
-            if claim is None:
-                continue
-            records, corpus = resolved.sweep.records, loaded[data.corpus_hash]
-            trainer = Trainer(folder, trunk, claim, corpus, records.keep, records.checkpoint_seconds, notify, stopwatch)
-            compiled.add(trunk.config.model)
-            _train_claimed(trainer)
-            trained += 1
-            break
-        else:
-            if not follow or not pending:
-                return trained
-            for trunk in pending:
-                if not is_released(folder, trunk) and trunk.config.model not in compiled:
-                    with stopwatch.during("compilation"):
-                        compile_ahead(trunk.config)
-                    compiled.add(trunk.config.model)
-            with stopwatch.during("waiting"):
-                time.sleep(POLL_SECONDS)
-
-
-def _train_claimed(trainer) -> None:
-    folder, trunk_id = trainer.folder, trainer.trunk.trunk_id
-    try:
-        with claims.heartbeat(folder, trunk_id):
-            trainer.train()
-    except claims.ClaimLost:
-        trainer.notify(f"{trunk_id}: taken over by another worker")
-    except Exception as error:  # one trunk's failure is recorded and must not stop the others
-        detail = traceback.format_exc()
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        trainer.notify(f"{trunk_id}: failed: {reason}")
-        write_json(folder.failure(trunk_id), {"reason": reason, "attempt": trainer.claim.attempt, "traceback": detail})
-    finally:
-        claims.release(folder, trunk_id, trainer.claim)
-
-
-def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
-    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent."""
+    stop = Stop()
+    signal.signal(signal.SIGTERM, lambda *_: stop.request(grace=TERMINATED_GRACE))
     keep_freed_memory()
-    os.environ.update(worker_environment())
+    os.environ.update(worker_environment(cpu_devices=cpu_devices))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -131,9 +70,10 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool) -> None:
         def watch() -> None:
             while os.read(0, 4096):
                 pass
-            os._exit(0)  # the parent is gone (or done): whatever is unpublished is done again by the next worker
+            stop.request(grace=PARENT_GONE_GRACE)
 
         threading.Thread(target=watch, daemon=True).start()
+    return stop
 
 
 # ---------------------------------------------------------------- the parent of local workers
@@ -146,21 +86,50 @@ def usable_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) -> None:
-    """Run local workers until nothing is pending.
+def default_workers(devices: Devices) -> int:
+    """How many workers there should be here: one a core, or one for as many GPUs as a run is spread over; one on anything else.
+
+    Raises
+    ------
+    UserError
+        A run needs more GPUs than there are.
+    """
+    platform, gpus = platform_of_workers(), len(visible_gpus())
+    if platform == "cpu":
+        return len(usable_cpus())
+    if 0 < gpus < devices.spread:
+        raise UserError(
+            f"devices.data x devices.parameters = {devices.spread}, but there are {gpus} GPUs here; use fewer, or --workers 0 and a "
+            "`scaling worker --coordinator ...` on every machine (docs/gpu.md)"
+        )
+    return max(1, gpus // devices.spread) if platform == "cuda" else 1
+
+
+def place_of(slot: int, *, workers: int, devices: Devices) -> tuple[list[str], dict[str, str]]:
+    """What a local worker gets for its own: arguments that pin it to a core, or the environment that shows it its GPUs."""
+    if platform_of_workers() == "cpu":
+        cpus = usable_cpus()
+        return (["--cpu", str(cpus[slot % len(cpus)])] if workers <= len(cpus) else []), {}
+    gpus = visible_gpus()
+    first = slot % max(1, len(gpus) // devices.spread) * devices.spread
+    return [], {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + devices.spread])} if gpus else {}
+
+
+def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display, deadline: float = math.inf) -> None:
+    """Run local workers until nothing is pending (with none, wait for those elsewhere), or until `deadline` (of `time.monotonic`).
 
     `next_runs` is called whenever only unreleased hold-outs are left; it registers what releases them (this module knows nothing of laws).
-    A worker that dies is replaced; a trunk that kills `MAX_DEATHS` of them is recorded as failed.
+    A worker that dies is replaced; a trunk that kills several of them without getting further is recorded as failed (`scaling.deaths`).
+    At the deadline workers save their states.
     """
     folder, resolved = Folder(root), read_resolved(root)
-    cpus = usable_cpus()
     running: dict[int, subprocess.Popen] = {}
-    deaths: Counter[str] = Counter()
+    deaths = Deaths(folder)
     try:
         while True:
             began = time.monotonic()
             pending = pending_trunks(folder, resolved)
-            if not pending:
+            if not pending or began > deadline:
                 return
             if not any(is_released(folder, trunk) for trunk in pending):
                 next_runs()
@@ -169,12 +138,12 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
                 continue
             for slot in range(min(workers, len(pending))):
                 if slot not in running:
-                    running[slot] = _start_worker(root, cpu=cpus[slot % len(cpus)] if workers <= len(cpus) else None)
+                    running[slot] = _start_worker(root, *place_of(slot, workers=workers, devices=resolved.sweep.devices))
             for slot, process in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
                     if process.returncode != 0:
-                        _record_death(folder, pending, process, deaths)
+                        deaths.record(pending, process)
             display.update()
             # Many runs take long to look at, and workers need the cores; a process that was suspended meanwhile must not sleep on.
             time.sleep(min(max(POLL_SECONDS, 20 * (time.monotonic() - began)), LONGEST_POLL_SECONDS))
@@ -190,29 +159,19 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display) 
         display.update(last=True)
 
 
-def _start_worker(root: Path, *, cpu: int | None) -> subprocess.Popen:
-    command = [sys.executable, "-m", "scaling.cli.main", "worker", str(root), "--follow"]
-    if cpu is not None:
-        command += ["--cpu", str(cpu)]
+def _start_worker(root: Path, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scaling.cli.main", "worker", str(root), "--follow", *arguments]
     with open(root / "workers.log", "ab") as log:  # the child keeps its own handle
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **environment})
 
 
-def _record_death(folder: Folder, pending: list[Trunk], process: subprocess.Popen, deaths: Counter[str]) -> None:
-    """Note which trunk a dead worker was at; after `MAX_DEATHS` the trunk counts as failed."""
-    code = process.returncode
-    held = [trunk for trunk in pending if (claim := claims.read_claim(folder, trunk.trunk_id)) and claim.pid == process.pid]
-    if not held:
-        deaths["start"] += 1
-        if deaths["start"] >= MAX_DEATHS:
-            raise WorkersFailed(f"workers end at once with exit code {code}; the last lines of {folder.root / 'workers.log'} say why")
-    for trunk in held:
-        deaths[trunk.trunk_id] += 1
-        if deaths[trunk.trunk_id] >= MAX_DEATHS:
-            reason = f"worker died {MAX_DEATHS} times (last: {'signal' if code < 0 else 'exit code'} {abs(code)}); out of memory?"
-            write_json(folder.failure(trunk.trunk_id), {"reason": reason})
-
-
-def check_results(folder: Folder, resolved: Resolved) -> int:
-    """Verify the checksums of all finished runs; damaged ones are set aside. Returns the number of finished runs."""
-    return sum(read_result(folder, run.run_id) is not None for run in resolved.runs)
+def check_results(folder: Folder, resolved: Resolved, *, notify: Callable[[str], None]) -> int:
+    """Verify the checksums of all finished runs; damaged ones are set aside and named. Returns the number of finished runs."""
+    finished = 0
+    for run in resolved.runs:
+        there = folder.run(run.run_id).exists()
+        intact = read_result(folder, run.run_id) is not None
+        finished += intact
+        if there and not intact:
+            notify(f"damaged run set aside, to be trained again: {folder.run(run.run_id)}")
+    return finished

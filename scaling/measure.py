@@ -34,12 +34,12 @@ def main() -> None:
     be_a_worker(cpu=job.cpu, dies_with_stdin=False)
     import jax
 
-    import scaling.train
+    import scaling.program
 
     jax.devices()
     start_up = time.monotonic() - job.began
     stopwatch = Stopwatch()
-    scaling.train.count_compiled(stopwatch)
+    scaling.program.count_compiled(stopwatch)
     shapes = tuple(_measure_shape(config, stopwatch) for config in job.configs)
     sys.stdout.buffer.write(msgspec.json.encode(Calibration(shapes=shapes, start_up=start_up)))
 
@@ -47,37 +47,44 @@ def main() -> None:
 def _measure_shape(config: TrunkConfig, stopwatch: Stopwatch) -> Shape:
     import jax
 
-    from scaling.evaluate import EVALUATION_BATCH, window_losses
-    from scaling.train import LOG_EVERY, compile_ahead, program_of, rates_of, schedule_of
+    from scaling.evaluate import compile_evaluation, evaluation_batch, window_losses
+    from scaling.program import LOG_EVERY, compile_training, program_of, rates_of, repeated, schedule_of
 
-    stopwatch.lap()
-    compile_ahead(config)
-    lap = stopwatch.lap()
-    compilation = sum(lap.seconds.values())
-    model, batch = config.model, config.data.batch_tokens // config.model.sequence_length
+    model, batch, lanes = config.model, config.data.batch_tokens // config.model.sequence_length, config.lanes
     compiled, rates, schedule = program_of(config), rates_of(config), schedule_of(config)
-    state = compiled.start(config.seed_init)
     random = np.random.default_rng(0)
     windows = random.integers(0, model.vocab_size, (LOG_EVERY, batch, model.sequence_length + 1), token_dtype(model.vocab_size))
+    text = windows if lanes == 1 else np.stack([windows] * lanes)
+    stopwatch.lap()
+    state = compile_training(config, text)
+    compile_evaluation(model, config.precision)
+    lap = stopwatch.lap()
+    compilation = sum(lap.seconds.values())
 
     def train(steps: int) -> None:
         nonlocal state
-        state, losses, _ = compiled.advance(state, 0, steps, windows, rates, schedule)
+        if lanes == 1:
+            state, losses, _ = compiled.advance(state, 0, steps, text, rates, schedule)
+        else:
+            first, count = np.zeros(lanes, np.int32), np.full(lanes, steps, np.int32)
+            arguments = repeated([rates] * lanes), repeated([schedule] * lanes)
+            state, losses, _ = compiled.advance_population(state, first, count, text, *arguments)
         jax.block_until_ready(losses)
 
+    def evaluate(batches: int) -> None:
+        some = np.resize(windows[0], (batches * evaluation_batch(model), model.sequence_length + 1))
+        window_losses(model, parameters, some, precision=config.precision)
+
+    step = _seconds_each(train, most=LOG_EVERY, at_least=TRAINING_SECONDS) / lanes
+    parameters = (state if lanes == 1 else compiled.take(state, 0))["parameters"]
     return Shape(
         model=model,
         batch_tokens=config.data.batch_tokens,
+        precision=config.precision,
+        lanes=lanes,
         flops=step_flops(model, config.data.batch_tokens),
-        step=_seconds_each(train, most=LOG_EVERY, at_least=TRAINING_SECONDS),
-        window=_seconds_each(
-            lambda count: window_losses(
-                model, state["parameters"], np.resize(windows[0], (count * EVALUATION_BATCH, model.sequence_length + 1))
-            ),
-            most=16,
-            at_least=EVALUATION_SECONDS,
-        )
-        / EVALUATION_BATCH,
+        step=step,
+        window=_seconds_each(evaluate, most=16, at_least=EVALUATION_SECONDS) / evaluation_batch(model),
         cold=compilation if lap.compiled else None,
         warm=None if lap.compiled else compilation,
     )

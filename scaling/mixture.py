@@ -18,12 +18,16 @@ BLOCK = 1024
 
 def training_windows(corpus: Corpus, data: DataConfig, *, seed: int, first: int, count: int, length: int) -> np.ndarray:
     """Windows `first` to `first + count` of a run's stream: (count, length + 1) tokens."""
+    starts = training_starts(corpus, data, seed=seed, first=first, count=count, length=length)
+    return corpus.train[starts[:, None] + np.arange(length + 1)[None, :]]
+
+
+def training_starts(corpus: Corpus, data: DataConfig, *, seed: int, first: int, count: int, length: int) -> np.ndarray:
+    """Where those windows begin in the training text: (count,) int64."""
     unique = None if data.tokens_unique is msgspec.UNSET else data.tokens_unique // length
     if data.mixture is msgspec.UNSET:
-        n_windows = corpus.n_windows(length=length)
-        return corpus.windows(limited_order(n_windows, unique, seed=seed, first=first, count=count), length=length)
-    starts = _mixed_starts(corpus, data.mixture, unique, seed=seed, first=first, count=count, length=length)
-    return corpus.train[starts[:, None] + np.arange(length + 1)[None, :]]
+        return limited_order(corpus.n_windows(length=length), unique, seed=seed, first=first, count=count) * length
+    return _mixed_starts(corpus, data.mixture, unique, seed=seed, first=first, count=count, length=length)
 
 
 def limited_order(n_windows: int, unique: int | None, *, seed: int, first: int, count: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from scaling.config import (
     UserError,
     parse_quantity,
 )
+from scaling.devices import fit_to_devices
 from scaling.recipe import branch_step_of, optimizer_of, schedule_config, seed_data_of, small_recipe
 from scaling.text_axes import Hashes, TextChoice, only_text, text_choices
 
@@ -76,7 +77,7 @@ def resolve(sweep: Sweep, *, corpus_hash: Hashes) -> list[RunConfig]:
                     "use a width (larger than all) that is not fitted"
                 )
         runs += holdouts
-    return runs
+    return fit_to_devices(runs, sweep.devices)
 
 
 def tune_runs(sweep: Sweep, *, rates: dict[int, list[float]], corpus_hash: Hashes) -> list[RunConfig]:
@@ -96,7 +97,7 @@ def tune_runs(sweep: Sweep, *, rates: dict[int, list[float]], corpus_hash: Hashe
                 training = msgspec.structs.replace(sweep.training, **fixed)
                 amounts = tune.tokens or tune_amounts(sweep)
                 runs += _grid(sweep, [d_model], amounts, training, range(tune.seeds), role="tune", text=text, split="tune")
-    return runs
+    return fit_to_devices(runs, sweep.devices, members=len(tune.rates) * tune.seeds)  # not those tried later: ids stay
 
 
 def tune_amounts(sweep: Sweep) -> list[float]:
@@ -120,6 +121,8 @@ def _grid(
     runs = []
     for d_model in widths:
         model = small_recipe(d_model, grid=sweep.model, vocab_size=text.vocab_size)
+        if training.objective != "softmax":
+            model = msgspec.structs.replace(model, objective=training.objective)
         for seed in seeds:
             for amount in sorted(parse_quantity(value) for value in tokens):
                 steps, branch_step = _steps(training, amount)

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file through a temporary name, flushed to disk, so that readers see the old or the new content and nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # pids repeat between machines that share a folder
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -168,14 +169,25 @@ def read_result(folder: Folder, run_id: str, *, files: bool = True) -> dict[str,
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Points of a `metrics.jsonl`, up to the first line that is not whole."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    with contextlib.suppress(msgspec.DecodeError):
+        return _LINES.decode_lines(data)
     points = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                points.append(json.loads(line))
-            except ValueError:
-                break
+    for line in data.splitlines():  # cut off, or with a NaN, which JSON proper does not know
+        try:
+            point = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(point, dict):
+            break
+        points.append(point)
     return points
+
+
+_LINES = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode_metrics(points: list[dict[str, Any]]) -> bytes:

@@ -17,6 +17,8 @@ from typing import Any
 from scaling.config import ModelConfig, OptimizerConfig, Options, UserError
 
 PLUGINS = "SCALING_PLUGINS"
+SHIPPED = "scaling.families"
+"""Registered like a user's module, when a name is asked for that is none of the below."""
 MODELS = ("transformer",)
 OPTIMIZERS = ("muon", "adamw")
 
@@ -96,13 +98,14 @@ def _register(known: dict[str, _Registered], shipped: tuple[str, ...], name: str
 
 
 def load_plugins() -> None:
-    """Import the modules that `SCALING_PLUGINS` names; a second call does nothing new.
+    """Import `SHIPPED` and the modules that `SCALING_PLUGINS` names; a second call does nothing new.
 
     Raises
     ------
     UserError
         When one cannot be imported.
     """
+    importlib.import_module(SHIPPED)
     for module in filter(None, (name.strip() for name in os.environ.get(PLUGINS, "").split(","))):
         if module in sys.modules:
             continue
@@ -125,6 +128,7 @@ def registered_options(kind: str, options: Mapping[str, Any], *, what: str) -> O
         if options:
             raise UserError(f"{what.split('.')[0]}.options is for registered ones; `{kind}` has none")
         return ()
+    load_plugins()
     if kind not in known:
         names = ", ".join([*shipped, *known])
         raise UserError(f"{what} = `{kind}` is unknown; allowed: {names}, or register it in a module named in {PLUGINS} (docs/sweeps.md)")

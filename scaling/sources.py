@@ -1,5 +1,6 @@
 """What a corpus's name means: a named corpus, one of its domains, a synthetic source, a local path, or several joined by ` + `."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,14 +95,14 @@ def _parse_term(term: str) -> Source:
     head, _, domain = term.partition("/")
     if term == DEFAULT:
         return Source(label=term)
-    if head in CORPORA and not Path(term).exists():
+    if head in CORPORA and not os.path.exists(term):
         corpus = CORPORA[head]
         if domain and domain not in corpus.domains:
             raise UserError(f"corpus `{head}` has no domain `{domain}`; allowed: {', '.join(corpus.domains)}")
         return Source(label=term, parts=tuple(part for part in corpus.parts if not domain or part.domain == domain))
     if term in SOURCES:
         raise UserError(f"corpus `{term}` is synthetic and cannot be joined with others; use it alone")
-    if not Path(term).exists():
+    if not os.path.exists(term):
         allowed = ", ".join([DEFAULT, *CORPORA, *SOURCES])
         raise UserError(f"unknown corpus `{term}`; allowed: {allowed}, or the path of a folder or file of text (docs/corpora.md)")
     return Source(label=Path(term).stem or term, path=Path(term))

@@ -1,6 +1,7 @@
 """Reading a sweep file: TOML -> a checked `Sweep`; what is wrong is said in one line."""
 
 import codecs
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 
 import msgspec
 
+from scaling.budget_limits import limit_of
 from scaling.config import (
+    Budget,
     Cell,
     DataGrid,
+    Devices,
     Evaluation,
     FitOptions,
     Forecast,
@@ -26,6 +30,9 @@ from scaling.config import (
     parse_quantity,
 )
 
+MOST_RUNS = 100_000
+"""Runs that a sweep may have: more is a slip of the pen, and a plan of it would fill the memory."""
+
 
 def load_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep file.
@@ -36,7 +43,7 @@ def load_sweep(path: str | Path) -> Sweep:
         One line: the file, the key, what is allowed, what to do.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also where the name is too long for a path
         raise UserError(f"{path}: no such sweep file; `ls sweeps/` shows those that ship with the project")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -80,6 +87,8 @@ def _check_sweep(sweep: Sweep) -> None:
     for number, cell in enumerate(sweep.run):
         _check_axis(f"run[{number}].tokens", [cell.tokens])
     _check_text_axes(sweep)
+    limit_of(sweep.budget)
+    _check_size(sweep)
     training, context = sweep.training, sweep.model.sequence_length
     if isinstance(training.seeds, list) and len(training.seeds) != len(sweep.model.d_model):
         raise UserError(
@@ -94,11 +103,31 @@ def _check_sweep(sweep: Sweep) -> None:
                 f"training.batch_tokens = {batch} is not a multiple of model.sequence_length = {context}; "
                 f"write a multiple such as {4 * context}"
             )
+    if training.objective != "softmax" and sweep.model.kind != "transformer":
+        raise UserError(
+            f'training.objective = "{training.objective}" is for model.kind = "transformer", not "{sweep.model.kind}"; leave one out'
+        )
     if training.schedule == "trunk" and training.learning_rate_tokens_power:
         raise UserError(
             "training.learning_rate_tokens_power needs independent runs: the branches of one trunk share its rate; "
             'set training.schedule to "wsd", "cosine", "linear" or "constant"'
         )
+
+
+def _check_size(sweep: Sweep) -> None:
+    """Refuse a sweep of more than `MOST_RUNS` runs before any of them is made."""
+    seeds, widths = sweep.training.seeds, len(sweep.model.d_model)
+    texts = 1
+    for axis in (sweep.corpus, sweep.tokenizer, sweep.data.mixture, sweep.data.tokens_unique):
+        texts *= len(axis) if isinstance(axis, list) else 1
+    runs = (sum(seeds) if isinstance(seeds, list) else seeds * widths) * len(sweep.data.tokens) + len(sweep.run)
+    if held := sweep.holdout:
+        runs += len(held.d_model) * held.seeds * len(held.tokens)
+    if tune := sweep.tune:
+        amounts, batches = len(tune.tokens or "any"), len(tune.batch_tokens or "1")
+        runs += len(tune.d_model) * max(len(tune.rates), tune.most_rates) * batches * tune.seeds * amounts
+    if runs * texts > MOST_RUNS:
+        raise UserError(f"the grid has {runs * texts} runs, and {MOST_RUNS} is the most; give fewer values or seeds, or split the sweep")
 
 
 def _check_text_axes(sweep: Sweep) -> None:
@@ -113,8 +142,10 @@ def _check_text_axes(sweep: Sweep) -> None:
     if sweep.data.mixture == []:
         raise UserError("data.mixture is empty, so the grid has no runs; give at least one mixture, or leave the key out")
     try:
-        codecs.lookup(sweep.text.encoding)
-    except LookupError:
+        if codecs.lookup(sweep.text.encoding).name in ("punycode", "idna", "undefined"):
+            raise LookupError  # made for names of hosts, not for text
+        b"a".decode(sweep.text.encoding)  # refuses what turns bytes into bytes, such as zlib
+    except (LookupError, ValueError):
         raise UserError(f"text.encoding = {sweep.text.encoding!r} is not known; use a name such as utf-8, latin-1, gb18030") from None
     for number, weights in enumerate(sweep.data.mixture or []):
         total = sum(weights.values())
@@ -146,6 +177,8 @@ _KEYS: dict[str, type[Struct]] = {
     "$.forecast": Forecast,
     "$.fit": FitOptions,
     "$.records": Records,
+    "$.budget": Budget,
+    "$.devices": Devices,
 }
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from msgspec import UNSET
 
 from scaling import claim as claims
 from scaling.accounting import count_parameters, training_flops_per_token
+from scaling.budget import Guard
 from scaling.config import RunConfig
 from scaling.mixture import domain_shares, unique_tokens
 from scaling.plan import Trunk, flops_spent, group_trunks
@@ -26,31 +28,35 @@ RUN_COLUMNS = (
     "flops,flops_6nd,flops_spent,loss,loss_se,bits_per_byte,train_loss,reason,attempts,train_seconds,eval_seconds,overhead_seconds,host,finished_at"
 ).split(",")
 RUN_COLUMNS += ["group", "tokens_unique_limit", "bytes_per_token", "entropy"]  # of the text: docs/corpora.md
+RUN_COLUMNS += ["precision", "population", "micro_batches"]  # of the devices: docs/gpu.md
 DOMAIN_COLUMNS = "run_id,group,domain,share,loss,loss_se,bits_per_byte".split(",")
 CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
+CURVE_TYPES = dict.fromkeys(CURVE_COLUMNS, "DOUBLE") | dict.fromkeys(CURVE_COLUMNS[:3], "VARCHAR") | {"step": "BIGINT", "tokens": "BIGINT"}
+RUNS_AT_A_TIME = 200
 
 
-def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None) -> tuple[str, str]:
-    """Status (done, diverged, stopped, failed, running, missing) of a run and its reason."""
+def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None, left_out: dict[str, str]) -> tuple[str, str]:
+    """Status (done, diverged, stopped, failed, running, missing) of a run and its reason; `left_out`: trunks beyond the budget."""
     if result:
         return result["status"], result.get("reason", "")
     if failure := read_failure(folder, trunk.trunk_id):
         return "failed", failure
     if claims.is_live(folder, trunk.trunk_id):
         return "running", ""
-    return "missing", "waits for its forecast" if run.role == "holdout" else ""
+    return "missing", left_out.get(trunk.trunk_id, "waits for its forecast" if run.role == "holdout" else "")
 
 
 def run_rows(folder: Folder, resolved: Resolved) -> list[dict[str, Any]]:
     """One row a run, in plan order: config, counts, and the result where there is one."""
     trunks = {trunk.trunk_id: trunk for trunk in group_trunks(resolved.runs)}
     spent = {run_id: value for trunk in trunks.values() for run_id, value in flops_spent(trunk).items()}
-    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id]) for run in resolved.runs]
+    left_out = Guard.of(folder, resolved).left_out()
+    return [_row(folder, resolved, trunks[run.trunk_id], run, spent[run.run_id], left_out) for run in resolved.runs]
 
 
-def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float) -> dict[str, Any]:
+def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent: float, left_out: dict[str, str]) -> dict[str, Any]:
     result = read_result(folder, run.run_id, files=False)
-    status, reason = run_status(folder, trunk, run, result)
+    status, reason = run_status(folder, trunk, run, result, left_out)
     config, model = run.trunk, run.trunk.model
     parameters = count_parameters(model)
     facts = resolved.facts_of(config.data.corpus_hash)
@@ -96,6 +102,9 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "tokens_unique_limit": "" if config.data.tokens_unique is UNSET else config.data.tokens_unique,
         "bytes_per_token": facts.get("bytes_per_token", ""),
         "entropy": facts.get("entropy", ""),
+        "precision": config.precision,
+        "population": config.lanes,
+        "micro_batches": config.batch_parts,
     }
     if result:
         keys = ("numerics_id", "loss", "loss_se", "bits_per_byte", "train_loss", "host", "finished_at")
@@ -124,20 +133,25 @@ def _timing_columns(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def curve_rows(folder: Folder, resolved: Resolved) -> pd.DataFrame:
-    """Every logged point of every run that ended: its part of the trunk, then its cooldown; `loss` at the last point only."""
-    frames = []
-    for run in resolved.runs:
+def curve_rows(folder: Folder, runs: list[RunConfig]) -> pd.DataFrame:
+    """Every logged point of runs that ended: their part of the trunk, then their cooldown; `loss` at the last point only."""
+    columns: dict[str, list[Any]] = {name: [] for name in CURVE_COLUMNS}
+    for run in runs:
         result = read_result(folder, run.run_id, files=False)
         points = read_metrics(folder.run(run.run_id) / "metrics.jsonl") if result else []
         if result and points:
-            frame = pd.DataFrame(points)
-            frame["run_id"], frame["trunk_id"] = run.run_id, run.trunk_id
-            frame["flops"] = frame["tokens"] * float(training_flops_per_token(run.trunk.model))
-            frame["loss"] = float("nan")
-            frame.loc[frame.index[-1], "loss"] = result.get("loss", float("nan"))
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True)[CURVE_COLUMNS] if frames else pd.DataFrame(columns=CURVE_COLUMNS, dtype=float)
+            columns["run_id"] += [run.run_id] * len(points)
+            columns["trunk_id"] += [run.trunk_id] * len(points)
+            for name in ("phase", "step", "tokens", "train_loss", "learning_rate", "grad_norm"):
+                columns[name] += [point.get(name) for point in points]
+            columns["flops"] += [float(training_flops_per_token(run.trunk.model))] * len(points)  # a token
+            columns["loss"] += [None] * (len(points) - 1) + [result.get("loss")]
+    texts = {name: pd.Series(columns[name], dtype=object) for name in ("run_id", "trunk_id", "phase")}
+    numbers = {
+        name: pd.to_numeric(pd.Series(values, dtype=object), errors="coerce") for name, values in columns.items() if name not in texts
+    }
+    frame = pd.DataFrame({**texts, **numbers})[CURVE_COLUMNS]
+    return frame.assign(flops=frame["tokens"] * frame["flops"])
 
 
 def write_tables(root: Path, resolved: Resolved) -> list[dict[str, Any]]:
@@ -150,7 +164,7 @@ def write_tables(root: Path, resolved: Resolved) -> list[dict[str, Any]]:
         writer.writerow(RUN_COLUMNS)
         writer.writerows([row.get(column, "") for column in RUN_COLUMNS] for row in rows)
         write_atomic(root / "runs.csv", text.getvalue().encode())
-        _write_parquet(curve_rows(folder, resolved), root / "curves.parquet")
+        _write_curves(folder, resolved, root / "curves.parquet")
         if domains := domain_rows(folder, resolved):
             write_atomic(root / "domains.csv", pd.DataFrame(domains, columns=DOMAIN_COLUMNS).to_csv(index=False).encode())
     return rows
@@ -169,13 +183,19 @@ def domain_rows(folder: Folder, resolved: Resolved) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    connection = duckdb.connect()
-    try:
-        connection.register("frame", frame)
-        connection.execute(f"COPY (SELECT * FROM frame) TO '{str(temporary).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)")
-        os.replace(temporary, path)
-    finally:
-        connection.close()
-        temporary.unlink(missing_ok=True)
+def _write_curves(folder: Folder, resolved: Resolved, path: Path) -> None:
+    """Write `curve_rows` of all runs, some hundred at a time: ten million points do not fit the memory of a laptop."""
+    whole = ", ".join(f"TRY_CAST({name} AS {kind}) AS {name}" for name, kind in CURVE_TYPES.items())
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".curves-") as scratch, duckdb.connect() as connection:
+        for first in range(0, max(1, len(resolved.runs)), RUNS_AT_A_TIME):
+            connection.register("frame", curve_rows(folder, resolved.runs[first : first + RUNS_AT_A_TIME]))
+            connection.execute(f"COPY (SELECT {whole} FROM frame) TO {_literal(Path(scratch, f'{first:06}.parquet'))} (FORMAT parquet)")
+        made = Path(scratch, path.name)
+        parts = ", ".join(_literal(part) for part in sorted(Path(scratch).iterdir()))
+        connection.execute(f"COPY (SELECT * FROM read_parquet([{parts}])) TO {_literal(made)} (FORMAT parquet)")
+        os.replace(made, path)
+
+
+def _literal(path: Path) -> str:
+    """A path in SQL."""
+    return "'" + str(path).replace("'", "''") + "'"

@@ -5,6 +5,7 @@ A tokenizer's name says all: `bytes`, `bpe:4096` (vocabulary), or the path of a 
 
 import hashlib
 import importlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,7 +61,7 @@ def fingerprint(name: str) -> str:
 def _load_file(name: str) -> tuple[Any, int, str]:
     """Tokenizer, vocabulary size (the largest id decides) and content hash of a tokenizer.json."""
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also where the name is too long for a path
         raise UserError(f"tokenizer = `{name}`: allowed are bytes, bpe:SIZE (such as bpe:4096), or the path of a tokenizer.json")
     raw = path.read_bytes()
     try:

@@ -1,6 +1,7 @@
 """Environment of the tests: one-thread CPU workers' settings, a cache of its own, strict JAX."""
 
 import os
+import shutil
 import tempfile
 
 CACHE = tempfile.mkdtemp(prefix="scaling-tests-")
@@ -14,7 +15,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["MPLBACKEND"] = "agg"
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -66,3 +69,31 @@ def tiny_sweep(tmp_path, text_folder) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY.format(corpus=text_folder))
     return path
+
+
+@pytest.fixture(scope="session")
+def finished_tiny(tmp_path_factory, text_folder) -> Path:
+    """Results of a trained sweep of two runs, for what uses models; its tests leave the runs as they are."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("trained")
+    text = TINY.format(corpus=text_folder).replace('tokens = ["8k", "16k", "24k", "40k"]', 'tokens = ["8k", "16k"]')
+    text = text.replace("d_model = [8, 16]", "d_model = [16]").replace("seeds = 2", "seeds = 1").partition("[holdout]")[0]
+    (folder / "tiny.toml").write_text(text)
+    command = [sys.executable, "-m", "scaling.cli.main", "run", str(folder / "tiny.toml"), "--results", str(folder), "--workers", "1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=250)
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; tests that ask for it are skipped where there is none."""
+    sync = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; `make browser` installs it and a browser")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).is_file():
+            pytest.skip("no Chromium or Chrome found; `make browser` installs one")
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()

@@ -191,3 +191,74 @@ def _write_curves(folder: Path, rows: list[dict[str, object]], rng: np.random.Ge
     with duckdb.connect(":memory:") as connection:
         connection.register("points", frame)
         connection.execute(f"COPY points TO '{folder / 'curves.parquet'}' (FORMAT parquet)")
+
+
+RECORDS = """
+name = "tiny"
+corpus = "python-stdlib"
+[model]
+d_model = [8, 16]
+n_layers = 1
+[data]
+tokens = ["64k", "128k", "256k"]
+[holdout]
+d_model = [24]
+tokens = ["256k"]
+"""
+
+
+def write_records(root: Path) -> Path:
+    """A finished sweep of 6 runs and a hold-out that waits, in the format that workers write; with its tables. Returns `root`."""
+    import hashlib
+
+    import msgspec
+
+    from scaling.claim import Claim
+    from scaling.plan import group_trunks, resolve
+    from scaling.record import Folder, Resolved, publish_run, write_json
+    from scaling.sweep_file import load_sweep
+    from scaling.tables import write_tables
+
+    root.mkdir(parents=True)
+    (root / "sweep.toml").write_text(RECORDS)
+    sweep = load_sweep(root / "sweep.toml")
+    resolved = Resolved(sweep=sweep, corpus_hash="0" * 12, corpus_facts={"train_tokens": 10**6}, runs=resolve(sweep, corpus_hash="0" * 12))
+    folder = Folder(root)
+    write_json(folder.resolved, resolved)
+    for trunk in group_trunks(resolved.runs):
+        folder.trunk(trunk.trunk_id).mkdir(parents=True)
+        claim = Claim(host="gone", pid=1, process_start="1", boot_id="gone", attempt=1)
+        (folder.trunk(trunk.trunk_id) / "claim").write_bytes(msgspec.json.encode(claim))
+        for run in trunk.runs if trunk.role == "fit" else ():
+            staged = root / "staged"
+            staged.mkdir()
+            loss = true_loss(float(run.trunk.model.d_model) ** 2 * 12, float(run.tokens))
+            points = [
+                {
+                    "phase": "trunk",
+                    "step": step,
+                    "tokens": step * 512,
+                    "train_loss": loss + 1 / step,
+                    "learning_rate": 0.01,
+                    "grad_norm": 0.5,
+                }
+                for step in (8, 16, run.steps)
+            ]
+            (staged / "metrics.jsonl").write_bytes(b"".join(msgspec.json.encode(point) + b"\n" for point in points))
+            (staged / "config.json").write_bytes(msgspec.json.encode(run))
+            timings = {"seconds": {"training": 1.0}, "steps": run.steps, "compiled": 0}
+            result = {"run_id": run.run_id, "trunk_id": trunk.trunk_id, "attempt": 1, "numerics_id": NUMERICS, "status": "done"}
+            result |= {"loss": loss, "loss_se": 0.004, "train_loss": loss, "timings": timings, "domains": {}}
+            publish_run(staged, folder.run(run.run_id), result)
+    first = group_trunks(resolved.runs)[0]
+    write_json(folder.failure(first.trunk_id), {"reason": "made up", "attempt": 1})
+    held = next(run for run in resolved.runs if run.role == "holdout")
+    forecast = {
+        "forecast_id": "0123456789ab",
+        "target": {"run_id": held.run_id},
+        "predicted": 1.0,
+        "checksum": hashlib.sha256(b"").hexdigest(),
+    }
+    write_json(folder.forecasts / "0123456789ab.json", forecast)
+    write_tables(root, resolved)
+    return root

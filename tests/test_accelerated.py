@@ -8,7 +8,7 @@ import pytest
 from scaling import accelerated, model
 from scaling.architectures import architecture_of
 from scaling.config import ModelConfig, OptimizerConfig
-from scaling.train import LOG_EVERY, program
+from scaling.program import LOG_EVERY, Resident, program
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_ff=128, vocab_size=300, sequence_length=32)
 OPTIMIZER = OptimizerConfig(
@@ -62,9 +62,33 @@ def test_a_population_trains_like_its_members_and_a_diverging_one_harms_no_other
     compiled, windows, rates = _members(3, [0.02, np.nan, 0.005])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(compiled.start(seed) for seed in range(3)))
     members = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *rates), jax.tree.map(lambda leaf: jnp.full(3, leaf), schedule)]
-    _, together, _ = compiled.advance_population(stacked, 0, steps, windows, *members)
+    _, together, _ = compiled.advance_population(stacked, np.zeros(3, np.int32), np.full(3, steps), windows, *members)
     for member in (0, 2):
         _, alone, _ = compiled.advance(compiled.start(member), 0, steps, windows[member], rates[member], schedule)
         assert np.isfinite(np.asarray(together)[member, :steps]).all()
         assert np.asarray(together)[member, :steps] == pytest.approx(np.asarray(alone)[:steps], rel=2e-3)
     assert not np.isfinite(np.asarray(together)[1, 1:steps]).any()
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
+    """Within float32 rounding: the same steps in 1, 2 and 4 parts."""
+    _, windows, rates = _members(1, [0.02])
+    schedule = {name: np.float32(value) for name, value in SCHEDULE.items()}
+    losses = []
+    for parts in (1, 2, 4):
+        compiled = program(CONFIG, OPTIMIZER, "float32", parts)
+        losses.append(np.asarray(compiled.advance(compiled.start(0), 0, 8, windows[0], rates[0], schedule)[1])[:8])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_text_on_the_device_gives_the_same_steps_as_windows() -> None:
+    rng, length = np.random.default_rng(2), CONFIG.sequence_length
+    tokens = rng.integers(0, CONFIG.vocab_size, 5000).astype(np.uint16)
+    starts = rng.integers(0, len(tokens) - length - 1, (LOG_EVERY, 4)).astype(np.int32)
+    windows = tokens[starts[..., None] + np.arange(length + 1)]
+    compiled, (_, _, rates) = program(CONFIG, OPTIMIZER, "bfloat16"), _members(1, [0.02])
+    schedule = {name: np.float32(value) for name, value in SCHEDULE.items()}
+    _, expected, _ = compiled.advance(compiled.start(0), 0, 5, windows, rates[0], schedule)
+    _, found, _ = compiled.advance(compiled.start(0), 0, 5, Resident(jnp.asarray(tokens), starts), rates[0], schedule)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))

@@ -1,13 +1,17 @@
-"""Imports go one way; no file outgrows its room."""
+"""Imports go one way, and need only what is installed; no file outgrows its room."""
 
 import ast
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(source):
+    """Modules that a file, or a tree, imports."""
+    for node in ast.walk(ast.parse(source.read_text()) if isinstance(source, Path) else source):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -25,6 +29,17 @@ def test_only_the_command_line_knows_both_halves():
     for path in (ROOT / "scaling").glob("*.py"):
         assert not any(name.split(".")[0] == "analysis" for name in imports(path)), path
         assert not any(name.startswith("scaling.cli") and "scaling.cli.main" not in name for name in imports(path)), path
+
+
+def test_modules_import_at_their_top_only_what_the_package_depends_on():
+    """Extras and what only developers have (jaxtyping) are imported in functions, or for type checks; PIL comes with matplotlib."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = {"PIL"} | {re.split(r"[^A-Za-z0-9_-]", one)[0].lower() for one in project["dependencies"]} | set(sys.stdlib_module_names)
+    for path in [*(ROOT / "analysis").rglob("*.py"), *(ROOT / "scaling").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for name in imports(tree):
+            assert name.split(".")[0] in allowed | {"scaling", "analysis"}, f"{path} imports {name}"
 
 
 def test_there_are_no_import_circles():

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from scaling import calibration as calibrations
-from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, step_flops, unmeasured, write_calibration
+from scaling.calibration import Calibration, Shape, learn, measure, read_calibration, shape_key, step_flops, unmeasured, write_calibration
 from scaling.estimate import PASS_SECONDS, estimate
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder
@@ -144,7 +144,7 @@ def test_measuring_runs_the_real_program(trunks):
     config = trunks[2].config
     result = measure(Calibration(), [config], workers=1, cpus=[0])
     (shape,) = result.shapes
-    assert shape.is_of(config) and 0 < shape.step < 1 and 0 < shape.window < 1 and result.start_up > 0
+    assert shape.key == shape_key(config) and 0 < shape.step < 1 and 0 < shape.window < 1 and result.start_up > 0
     assert (shape.cold is None) != (shape.warm is None)
 
 

@@ -8,7 +8,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,6 @@ from scaling.cli.main import main
 
 sync = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; `make browser` installs it and a browser")
 WIDTHS = (390, 1280)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync.sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no Chromium or Chrome found; `make browser` installs one")
-        browser = playwright.chromium.launch(executable_path=found)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -195,3 +195,12 @@ def test_render_keeps_repeated_columns(folder: Path) -> None:
 def test_table_says_when_it_is_cut(folder: Path) -> None:
     assert "200 of 300 rows" in render(query(folder, "SELECT * FROM range(300)"), "table")
     assert "(no rows)" in render(query(folder, "SELECT * FROM exclusions"), "table")
+
+
+def test_memory_that_duckdb_does_not_count_is_limited(folder: Path) -> None:
+    with pytest.raises(UserError):
+        query(folder, "SELECT repeat('x', 1000000000) FROM runs", time_limit=2)
+
+
+def test_names_of_columns_cannot_steer_the_terminal(folder: Path) -> None:
+    assert "\x1b" not in render(query(folder, "SELECT 1 AS \"\x1b[2J\", '\x1b[2J' AS b"), "table")

@@ -9,6 +9,9 @@ from synthetic import write_results
 
 from analysis.groups import GROUP_COLUMNS
 from analysis.tables import analyse
+from analysis.task_laws import COLUMNS as TASK_COLUMNS
+from scaling.canaries import Exposure
+from scaling.evaluation.table import COLUMNS as EVALUATION_COLUMNS
 from scaling.tables import CURVE_COLUMNS, DOMAIN_COLUMNS, RUN_COLUMNS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "tables.md"
@@ -32,6 +35,10 @@ def test_every_column_is_documented_once(tmp_path: Path) -> None:
         "curves": sorted(CURVE_COLUMNS),
         "domains": sorted(DOMAIN_COLUMNS),
         "groups": sorted(GROUP_COLUMNS),
+        "evaluation": sorted(EVALUATION_COLUMNS),
+        "task_laws": sorted(TASK_COLUMNS),
+        "models": sorted(["model", "params_non_embedding", "params_total", "loss", "loss_se"]),
+        "canaries": sorted(["run_id", *Exposure.__struct_fields__]),
     }
     assert {name: sorted(columns) for name, columns in documented().items()} == expected
 

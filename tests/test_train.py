@@ -10,12 +10,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from scaling import claim as claims
+from scaling import train
 from scaling.corpus import prepare
-from scaling.launch import work
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder, Resolved, read_metrics, read_result, write_json
 from scaling.sweep_file import load_sweep
 from scaling.train import Trainer
+from scaling.worker import work
 
 
 def resolve_all(path):
@@ -83,18 +84,18 @@ def test_interrupted_anywhere_equals_uninterrupted_bit_for_bit(tmp_path, resolve
     trainer = trainer_for(whole, resolved)
     trainer.train()
     calls = 0
-    original = Trainer._windows
+    original = train.text_of
 
-    def windows(self, *arguments):
+    def text(*arguments):
         nonlocal calls
         calls += 1
         if calls > stop_after:
             raise Stop
-        return original(self, *arguments)
+        return original(*arguments)
 
     interrupted = replace(trainer_for(broken, resolved), checkpoint_seconds=1e-9)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_windows", windows)
+        patch.setattr(train, "text_of", text)
         with pytest.raises(Stop):
             interrupted.train()
     claims.release(broken, interrupted.trunk.trunk_id, interrupted.claim)

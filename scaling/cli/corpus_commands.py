@@ -3,12 +3,16 @@
 import argparse
 import sys
 import time
+from pathlib import Path
+
+from scaling.cli.numbers import not_negative, positive
 
 EXAMPLES = """examples:
   scaling corpus list                       names, sizes, licences, what is already here
   scaling corpus fetch english              fetch and prepare; safe to interrupt and to repeat
   scaling corpus info  english              documents, bytes, duplicates, domains, hash
   scaling corpus info  my/texts --tokenizer bpe:4096
+  scaling corpus plant python-stdlib --to planted     the text with made-up secrets in it (docs/memorisation.md)
 then in a sweep: corpus = "english"         (docs/corpora.md)"""
 
 
@@ -19,11 +23,16 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         "corpus", help=summary, description=summary, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.set_defaults(run=corpus_command)
-    made.add_argument("action", metavar="list|fetch|info", choices=["list", "fetch", "info"])
+    made.add_argument("action", metavar="list|fetch|info|plant", choices=["list", "fetch", "info", "plant"])
     made.add_argument(
         "name", metavar="NAME", nargs="?", help="a name of the list, a domain NAME/DOMAIN, a path, or several joined by ' + '"
     )
     made.add_argument("--tokenizer", default="bytes", help="bytes, bpe:SIZE or a tokenizer.json (default: bytes)")
+    made.add_argument("--to", metavar="FOLDER", type=Path, help="plant: a new folder for the text with canaries")
+    made.add_argument("--repeats", default="0,1,4,16,64,256", help="plant: how often canaries occur (default: 0,1,4,16,64,256)")
+    made.add_argument("--each", type=positive, default=16, help="plant: canaries of each number of repeats (default: 16)")
+    made.add_argument("--megabytes", type=float, default=2.5, help="plant: text to take (default: 2.5)")
+    made.add_argument("--seed", type=not_negative, default=0, help="plant: decides names, codes and places")
 
 
 def corpus_command(arguments: argparse.Namespace) -> int:
@@ -34,6 +43,8 @@ def corpus_command(arguments: argparse.Namespace) -> int:
         return _list()
     if arguments.name is None:
         raise UserError(f"corpus {arguments.action}: name one; `scaling corpus list` shows them")
+    if arguments.action == "plant":
+        return _plant(arguments)
     return _fetch(arguments.name) if arguments.action == "fetch" else _info(arguments.name, arguments.tokenizer)
 
 
@@ -90,4 +101,24 @@ def _info(name: str, tokenizer: str) -> int:
     for domain, ranges in corpus.domains.items():
         tokens = {split: stop - first for split, (first, stop) in ranges.items()}
         print(f"domain {domain:19} " + "  ".join(f"{split} {count:,} tokens" for split, count in tokens.items()))
+    return 0
+
+
+def _plant(arguments: argparse.Namespace) -> int:
+    """Print the path of the planted text."""
+    from scaling.canaries import make_canaries, plant
+    from scaling.config import UserError
+
+    if arguments.to is None:
+        raise UserError("corpus plant: name a new folder for the text: --to planted")
+    parts = [part.strip() for part in arguments.repeats.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts) or not 0 < arguments.megabytes < 1e5:
+        raise UserError("corpus plant: --repeats are whole numbers with commas between, such as 0,1,4,16; --megabytes is positive")
+    canaries = make_canaries([int(part) for part in parts], each=arguments.each, seed=arguments.seed)
+    size = plant(arguments.name, arguments.to, canaries, most_bytes=int(arguments.megabytes * 1e6), seed=arguments.seed)
+    print(arguments.to / "text.jsonl")
+    print(
+        f"{size / 1e6:.1f} MB with {len(canaries)} canaries; then: scaling evaluate RESULTS --canaries {arguments.to}/canaries.json",
+        file=sys.stderr,
+    )
     return 0

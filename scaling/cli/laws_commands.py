@@ -59,19 +59,10 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         if made is report:
             made.add_argument("other", metavar="OTHER", type=Path, nargs="?", help="a second sweep or CSV: compare the two under one law")
         _add_fit_options(made, many=True)
-        made.add_argument(
-            "--out",
-            metavar="DIR",
-            type=Path,
-            help="where to write (default: RESULTS; for a CSV beside it, its name without .csv)",
-        )
+        made.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RESULTS, or the CSV's name without .csv)")
     plot.add_argument("--format", default="png", metavar="png|svg|pdf", help="formats of the plots, commas between (default: png)")
 
-    query = add(
-        "query",
-        query_command,
-        "SQL over the tables of a results folder: runs, curves, laws, fits, exclusions, ...; reading only",
-    )
+    query = add("query", query_command, "SQL over the tables of a results folder: runs, curves, laws, fits, ...; reading only")
     query.add_argument("results", metavar="RESULTS", type=Path, help="a results folder; every CSV and parquet file in it is a table")
     query.add_argument("sql", metavar="SQL", help="one SELECT, WITH, DESCRIBE, SHOW or SUMMARIZE statement")
     laws = add("laws", laws_command, "the registry: law forms with parameters and sources, and published presets")
@@ -81,6 +72,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("source", metavar="RESULTS|RUNS.csv|PRESET", help="what holds the runs, or a published preset (scaling laws)")
     predict.add_argument("--params", required=True, metavar="N", help="parameters, counted as the law counts them: 1e9, 1B, 150k")
     predict.add_argument("--tokens", required=True, metavar="D", help="training tokens: 20e9, 20B, 4M")
+    predict.add_argument("--tasks", action="store_true", help="the metrics of RESULTS/evaluation.csv too: N, D -> loss -> metric")
     optimal = add("optimal", optimal_command, "parameters and tokens that make the best of a compute budget, with intervals")
     optimal.add_argument("source", metavar="RESULTS|RUNS.csv|PRESET", help="what holds the runs, or a published preset (scaling laws)")
     planning.add_flags(optimal)
@@ -99,22 +91,14 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 def _add_fit_options(made: argparse.ArgumentParser, *, many: bool) -> None:
     """Add flags that say how laws are fitted; what is not given comes from the sweep's [fit], then from DEFAULTS."""
     default = "the sweep's, else power-n power-d power-c chinchilla" if many else "chinchilla"
-    made.add_argument(
-        "--law",
-        action="append",
-        metavar="NAME|FORMULA",
-        help=f"law to fit{', repeatable' if many else ''} (default: {default})",
-    )
+    repeatable = ", repeatable" if many else ""
+    made.add_argument("--law", action="append", metavar="NAME|FORMULA", help=f"law to fit{repeatable} (default: {default})")
     made.add_argument("--loss", metavar="KIND", help="huber:auto, huber:1e-3, lad, mse or asymmetric:10 (default: huber:auto)")
     made.add_argument("--link", metavar="log|linear", help="residuals of the log loss or of the loss (default: log)")
     made.add_argument("--n-column", metavar="C", help="column that is the law's N (default: the sweep's, else guessed)")
     made.add_argument("--d-column", metavar="C", help="column that is the law's D (default: guessed)")
     made.add_argument("--loss-column", metavar="C", help="column that is the loss (default: guessed)")
-    made.add_argument(
-        "--exclude",
-        metavar="EXPR",
-        help="leave runs out: COLUMN OP VALUE, joined by `and`, `or`; they are listed in exclusions.csv",
-    )
+    made.add_argument("--exclude", metavar="EXPR", help="leave runs out (exclusions.csv lists them): COLUMN OP VALUE, with `and`, `or`")
     made.add_argument("--bootstrap", metavar="DRAWS", help="draws for the intervals; 0 for instant ones, HC3 or CR2 (default: 1000)")
     made.add_argument("--seed", metavar="S", help="seed of the draws (default: 0)")
 
@@ -291,7 +275,14 @@ def predict_command(arguments: argparse.Namespace) -> int:
             "nats/token, one new run, if it is only a law",
         ),
     ]
-    return _print_answer(arguments, source, answer, rows[:1] + [row for row in rows[1:] if math.isfinite(row[2])])
+    rows = rows[:1] + [row for row in rows[1:] if math.isfinite(row[2])]
+    if arguments.tasks:
+        from analysis.task_prediction import predict_metrics
+
+        for found in predict_metrics(source, arguments.source, params=params, tokens=tokens, unique_tokens=unique):
+            rows.append((found.name, found.value, found.low, found.high, f"{found.form} of the loss; one run scatters by {found.rmse:.2g}"))
+            answer |= {found.name: found.value, f"{found.name}_ci_low": found.low, f"{found.name}_ci_high": found.high}
+    return _print_answer(arguments, source, answer, rows)
 
 
 def optimal_command(arguments: argparse.Namespace) -> int:

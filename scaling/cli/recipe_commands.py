@@ -39,7 +39,7 @@ def tune_command(arguments: argparse.Namespace) -> int:
     from scaling.cli.runs_commands import _resolve
     from scaling.cli.session import Session
     from scaling.config import UserError
-    from scaling.launch import usable_cpus
+    from scaling.launch import default_workers
     from scaling.record import Folder, write_atomic, write_json
     from scaling.tables import write_tables
     from scaling.timings import Stopwatch
@@ -50,7 +50,7 @@ def tune_command(arguments: argparse.Namespace) -> int:
     folder = Folder(root)
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
-    session = Session(folder, resolved, arguments.workers or len(usable_cpus()), Stopwatch("preparation"))
+    session = Session(folder, resolved, arguments.workers or default_workers(resolved.sweep.devices), Stopwatch("preparation"))
     session.tune()
     write_json(folder.resolved, session.resolved)
     rows = pd.DataFrame(write_tables(root, session.resolved))

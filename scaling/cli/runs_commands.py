@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -9,13 +10,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.numbers import not_negative
+from scaling.cli.status import status_command
+
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
     from scaling.plan import Trunk
-    from scaling.record import Folder, Resolved
+    from scaling.record import Resolved
 
-WATCH_SECONDS = 0.5
 EXAMPLES = {
     "plan": "scaling plan sweeps/quickstart.toml",
     "run": "scaling run sweeps/quickstart.toml --workers 2",
@@ -37,8 +40,14 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     run = add("run", run_command, "train what is missing, then fit, plot and report; safe to interrupt and to repeat")
     for made in (plan, run):
         made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
-        made.add_argument("--workers", type=_positive, default=None, help="one-core processes on this machine (default: its cores)")
+        made.add_argument(
+            "--workers",
+            type=not_negative,
+            default=None,
+            help="processes on this machine (default: one a core, or one a GPU; 0: none, wait for `scaling worker` elsewhere)",
+        )
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    run.add_argument("--max-time", metavar="TIME", help="end after so long, states saved and the laws of what is done written: 45 min, 2h")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
     )
@@ -53,12 +62,21 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
     worker.add_argument("results", metavar="RESULTS", type=Path)
     worker.add_argument("--cpu", type=int, default=None, help="pin to this core")
+    worker.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="one of several processes that train every run together: where the first listens; auto: as Slurm, Open MPI or Kubernetes say",
+    )
+    worker.add_argument("--processes", type=not_negative, help="how many there are")
+    worker.add_argument("--process", type=not_negative, help="which one this is, from 0")
     worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
     status = add("status", status_command, "done / running / failed / diverged / missing, with reasons")
     status.add_argument("results", metavar="RESULTS", type=Path)
     how = status.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="the live view of whoever trains this folder, until all is done or Ctrl-C")
     how.add_argument("--json", action="store_true", help="every run with its status, for scripts")
+    status.add_argument("--run", dest="run_id", metavar="ID", help="with --provenance: which run (default: the lowest loss)")
+    status.add_argument("--provenance", action="store_true", help="from a run's number back to its config, text, code and machine")
     clean = add("clean", clean_command, "what is kept, what can go, how much disk")
     clean.add_argument("results", metavar="RESULTS", type=Path)
     clean.add_argument("--delete", action="store_true", help="delete what can go (saved states, left-over attempts, damaged files)")
@@ -71,11 +89,9 @@ def program() -> str:
     return os.path.relpath(sys.argv[0])
 
 
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return value
+def _say(text: str) -> None:
+    """A note for the person, apart from what is meant for other programs."""
+    print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------- plan and run
@@ -118,13 +134,13 @@ def plan_command(arguments: argparse.Namespace) -> int:
     from scaling.config import format_quantity
     from scaling.display import clock
     from scaling.estimate import estimate
-    from scaling.launch import pending_trunks, usable_cpus
+    from scaling.launch import default_workers, pending_trunks
     from scaling.plan import group_trunks
     from scaling.record import Folder
 
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
-    workers = arguments.workers or len(usable_cpus())
+    workers = arguments.workers or default_workers(resolved.sweep.devices)
     print("role     run_id                            params_non_embedding  params_total    tokens     flops  state")
     for run in resolved.runs:
         parameters = count_parameters(run.trunk.model)
@@ -137,8 +153,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     trunks = group_trunks(resolved.runs)
     todo = pending_trunks(folder, resolved)
     total = sum(trunk.flops for trunk in trunks)
-    expected = estimate(folder, todo, _calibrated(todo, workers=workers), workers=workers)
-    rough = "" if expected.measured else " (rough: from typical CPU rates)"
+    expected = estimate(folder, todo, _calibrated(todo, workers=workers, spread=resolved.sweep.devices.spread), workers=workers)
+    rough = "" if expected.measured else " (rough: from typical rates)"
     print(
         f"{len(resolved.runs)} runs on {len(trunks)} trunks, {total:.2e} FLOPs with shared trunks counted once; "
         f"{len(todo)} trunks to do, with the analysis about {clock(expected.seconds)} on {workers} workers{rough}\n"
@@ -158,15 +174,23 @@ def plan_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _calibrated(todo: list["Trunk"], *, workers: int) -> "Calibration":
+def _calibrated(todo: list["Trunk"], *, workers: int, spread: int) -> "Calibration":
     """Read what is known of this machine; where it says nothing about trunks that are to be trained, measure first."""
-    from scaling.calibration import MeasuringFailed, measure, measuring_seconds, read_calibration, unmeasured, write_calibration
+    from scaling.calibration import (
+        MeasuringFailed,
+        is_measurable,
+        measure,
+        measuring_seconds,
+        read_calibration,
+        unmeasured,
+        write_calibration,
+    )
     from scaling.display import clock
     from scaling.launch import usable_cpus
 
-    calibration = read_calibration(workers)
-    configs = unmeasured(calibration, [trunk.config for trunk in todo])
-    if not configs:
+    calibration = read_calibration(workers, spread)
+    configs = [config for config in unmeasured(calibration, [trunk.config for trunk in todo]) if is_measurable(config)]
+    if spread > 1 or not configs:
         return calibration
     print(f"measuring this machine (about {clock(measuring_seconds(configs, workers=workers))}, once)", file=sys.stderr, flush=True)
     try:
@@ -185,9 +209,11 @@ def run_command(arguments: argparse.Namespace) -> int:
     stopwatch = Stopwatch("preparation", since=time.monotonic() - time.process_time())
     from scaling.calibration import read_calibration
     from scaling.cli.session import Session
+    from scaling.config import Budget, UserError
+    from scaling.deaths import forget_deaths
     from scaling.display import clock
     from scaling.estimate import estimate
-    from scaling.launch import check_results, pending_trunks, usable_cpus
+    from scaling.launch import check_results, default_workers, pending_trunks
     from scaling.loggers import Logger, check_library
     from scaling.record import Folder, write_atomic, write_json
 
@@ -196,12 +222,15 @@ def run_command(arguments: argparse.Namespace) -> int:
     budget = _check_until(arguments)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
-    workers = arguments.workers or len(usable_cpus())
+    workers = default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
+    deadline = _deadline(arguments.max_time, workers)
+    if arguments.until and (arguments.max_time or resolved.sweep.budget != Budget()):
+        raise UserError("--until bounds its compute by --budget; leave --max-time and [budget] out")
     root.mkdir(parents=True, exist_ok=True)
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch, logs=tuple(arguments.log))
+    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, logs=tuple(arguments.log))
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -209,9 +238,11 @@ def run_command(arguments: argparse.Namespace) -> int:
         session.adapt(arguments.until, budget=budget)
         resolved = session.resolved
     write_json(folder.resolved, resolved)
-    todo = len(resolved.runs) - check_results(folder, resolved)
+    for note in forget_deaths(folder, resolved):
+        _say(note)
+    todo = len(resolved.runs) - check_results(folder, resolved, notify=_say)
     pending = pending_trunks(folder, resolved)
-    expected = estimate(folder, pending, read_calibration(workers), workers=workers)
+    expected = estimate(folder, pending, read_calibration(workers, resolved.sweep.devices.spread), workers=workers)
     note = f"{todo} of {len(resolved.runs)} runs to train" if todo else "nothing to train"
     rough = "" if expected.measured else f" (rough: `{program()} plan` measures this machine)"
     about = f"about {clock(expected.seconds)}{rough}"
@@ -224,7 +255,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         Logger(kind, folder, resolved).update(last=True)
     rows = _analyse(root, resolved)
     print(f"\n{session.close(expected)}", file=sys.stderr)
-    undone = [row for row in rows if row["status"] in ("failed", "missing", "running")]
+    left_out = [row for row in rows if row["reason"].startswith("left out: ")]
+    if left_out:
+        print(f"{len(left_out)} runs {left_out[0]['reason']}; `{program()} status {root}` lists them", file=sys.stderr)
+    undone = [row for row in rows if row["status"] in ("failed", "missing", "running") and row not in left_out]
     if diverged := sum(row["status"] == "diverged" for row in rows):
         print(f"{diverged} runs diverged (listed in {root / 'exclusions.csv'})", file=sys.stderr)
     if undone:
@@ -232,6 +266,18 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"next: {program()} status {root}, then {program()} run {arguments.sweep} --retry failed", file=sys.stderr)
         return 3
     return 0
+
+
+def _deadline(max_time: str | None, workers: int) -> float:
+    """When training must end for the analysis to end in time."""
+    from scaling.budget_limits import parse_duration
+    from scaling.calibration import read_calibration
+    from scaling.launch import PARENT_GONE_GRACE
+
+    if max_time is None:
+        return math.inf
+    begun = time.monotonic() - time.process_time()
+    return begun + parse_duration(max_time, what="--max-time") - read_calibration(workers).analysis - PARENT_GONE_GRACE
 
 
 def _check_until(arguments: argparse.Namespace) -> float | None:
@@ -263,8 +309,6 @@ def _analyse(root: Path, resolved: "Resolved") -> list[dict[str, Any]]:
 
 def _write_provenance(session: "Session", *, command: str) -> None:
     """`provenance.json`: the command, what its time went to, and the environment of its runs (each run folder has its own)."""
-    import json
-
     from scaling.record import write_json
 
     paths = [session.folder.run(run.run_id) / "environment.json" for run in session.resolved.runs]
@@ -294,67 +338,35 @@ def _forget_failures(folder, resolved) -> None:
                 remove(folder.run(run.run_id))
 
 
-# ---------------------------------------------------------------- worker, status, clean
+# ---------------------------------------------------------------- worker, clean
 
 
 def worker_command(arguments: argparse.Namespace) -> int:
     """Train what is free, then end."""
-    from scaling.launch import be_a_worker, pending_trunks, work
+    from scaling.config import UserError
+    from scaling.launch import be_a_worker, pending_trunks
     from scaling.record import Folder, read_resolved
     from scaling.timings import Stopwatch
 
     stopwatch = Stopwatch(since=time.monotonic() - time.process_time())  # the process has been busy since it began
-    read_resolved(arguments.results)
-    be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow)
+    several = (arguments.processes, arguments.process)
+    if arguments.coordinator in (None, "auto") and several != (None, None):
+        raise UserError("--processes and --process go with --coordinator HOST:PORT")
+    if arguments.coordinator not in (None, "auto") and (None in several or not arguments.process < arguments.processes):
+        raise UserError("--coordinator HOST:PORT needs --processes N and --process I, with I from 0 to N - 1")
+    here = 1 if arguments.coordinator == "auto" else read_resolved(arguments.results).sweep.devices.spread // (arguments.processes or 1)
+    stop = be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow, cpu_devices=here)
+    from scaling.worker import join, work
 
-    def notify(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+    if arguments.coordinator:
+        join(arguments.coordinator, processes=arguments.processes, process=arguments.process)
 
-    trained = work(arguments.results, follow=arguments.follow, notify=notify, stopwatch=stopwatch)
+    trained = work(arguments.results, follow=arguments.follow, notify=_say, stopwatch=stopwatch, stop=stop)
     if not arguments.follow:
         left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
         waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
         print(f"worker: trained {trained} trunks{waiting}; next: {program()} run SWEEP.toml fits and reports", file=sys.stderr)
     return 0
-
-
-def status_command(arguments: argparse.Namespace) -> int:
-    """One line a run that is not done, and the totals; or all runs as JSON; or the live view first."""
-    from collections import Counter
-
-    from scaling.record import Folder, read_resolved
-    from scaling.tables import run_rows
-
-    resolved = read_resolved(arguments.results)
-    if arguments.watch:
-        _watch(Folder(arguments.results), resolved)
-    rows = run_rows(Folder(arguments.results), resolved)
-    if arguments.json:
-        names = ("run_id", "trunk_id", "status", "role", "reason", "tokens", "loss")
-        print(json.dumps([{name: row[name] if row[name] != "" else None for name in names} for row in rows], indent=1))
-        return 0
-    for row in rows:
-        if row["status"] != "done":
-            print(f"{row['status']:9} {row['role']:8} {row['run_id']}  {row['reason']}".rstrip())
-    counts = Counter(row["status"] for row in rows)
-    print(f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    if counts["done"] == len(rows):
-        print(f"complete; open {arguments.results / 'report.html'}", file=sys.stderr)
-    else:
-        print(f"next: {program()} run {arguments.results / 'sweep.toml'} --results {arguments.results.parent}", file=sys.stderr)
-    return 0
-
-
-def _watch(folder: "Folder", resolved: "Resolved") -> None:
-    """Draw what the folder shows until every run is done or failed."""
-    from scaling.display import Display, look
-    from scaling.plan import group_trunks
-
-    display, trunks = Display(folder, resolved), group_trunks(resolved.runs)
-    while any(view.done_runs < len(view.trunk.runs) and not view.failed for view in (look(folder, trunk) for trunk in trunks)):
-        display.update()
-        time.sleep(WATCH_SECONDS)
-    display.update(last=True)
 
 
 def clean_command(arguments: argparse.Namespace) -> int:
@@ -368,7 +380,13 @@ def clean_command(arguments: argparse.Namespace) -> int:
     live = {path.name for path in (root / "trunks").glob("*") if claims.is_live(folder, path.name)}
     removable = [
         path
-        for pattern in ("trunks/*/state-*.safetensors", "trunks/*/branch-*.safetensors", "trunks/*/attempt-*", "**/*.damaged-*")
+        for pattern in (
+            "trunks/*/state-*.safetensors",
+            "trunks/*/branch-*.safetensors",
+            "trunks/*/attempt-*",
+            "**/*.damaged-*",
+            "**/.*.tmp",
+        )
         for path in root.glob(pattern)
         if not live & set(path.parts)
     ]

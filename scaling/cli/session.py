@@ -1,5 +1,6 @@
 """One `scaling run` and its account: how long its parts took, what the workers' time went to, what that teaches about this machine."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,12 +16,16 @@ from scaling.timings import Stopwatch, Timings, describe, read_timings, worker_s
 
 @dataclass
 class Session:
-    """The command's own time is billed to `preparation`, `training`, `forecast` and `analysis` by the stopwatch it began with."""
+    """The command's own time is billed to `preparation`, `training`, `forecast` and `analysis` by the stopwatch it began with.
+
+    Training ends at `deadline` (of `time.monotonic`) with saved states.
+    """
 
     folder: Folder
     resolved: Resolved
     workers: int
     stopwatch: Stopwatch
+    deadline: float = math.inf
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[tuple[RunConfig, Timings]] = field(default_factory=list)
     before: set[str] = field(default_factory=set)
@@ -37,7 +42,7 @@ class Session:
         def train(part: Resolved) -> None:
             write_json(self.folder.resolved, part)
             self.stopwatch.switch("training")
-            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=self._watchers(part))
+            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=self._watchers(part), deadline=self.deadline)
             self.stopwatch.switch("preparation")
 
         self.resolved = tuned(self.resolved, self.folder, train=train)
@@ -57,7 +62,9 @@ class Session:
     def train(self) -> None:
         """Run local workers until nothing is pending, with the forecast before the hold-outs."""
         self.stopwatch.switch("training")
-        launch(self.folder.root, workers=self.workers, next_runs=self._forecast, display=self._watchers(self.resolved))
+        launch(
+            self.folder.root, workers=self.workers, next_runs=self._forecast, display=self._watchers(self.resolved), deadline=self.deadline
+        )
         self.stopwatch.switch("analysis")
         self.seconds = self.stopwatch.lap().seconds
         ended = [(run, read_result(self.folder, run.run_id, files=False)) for run in self.resolved.runs if run.run_id not in self.before]
@@ -87,7 +94,9 @@ class Session:
         if self.laps:
             lines.append(f"time of {self.workers} workers: {describe(self.worker_seconds)}")
             command = {name: self.seconds[name] for name in ("preparation", "forecast", "analysis") if name in self.seconds}
-            write_calibration(learn(read_calibration(self.workers), self.laps, **command), workers=self.workers)
+            spread = self.resolved.sweep.devices.spread
+            known = learn(read_calibration(self.workers, spread), self.laps, **command)
+            write_calibration(known, workers=self.workers, spread=spread)
         return "\n".join(lines)
 
 
