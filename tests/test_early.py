@@ -151,7 +151,9 @@ def test_a_tuning_sweep_stops_rates_without_hope_and_says_so(tmp_path, text_fold
         (tmp_path / f"{name}.toml").write_text(STAGED.format(corpus=text_folder, stop=stop, schedule=""))
         assert main(["tune", str(tmp_path / f"{name}.toml"), "--results", str(tmp_path / name), "--workers", "2"]) == 0, capsys.readouterr()
     told = capsys.readouterr().err
-    runs, whole = (pd.read_csv(tmp_path / name / "staged" / "runs.csv").set_index("run_id") for name in ("stopping", "whole"))
+    runs, whole = (
+        pd.read_csv(tmp_path / name / "staged" / "runs.csv").query("role == 'tune'").set_index("run_id") for name in ("stopping", "whole")
+    )
     stopped, trained = runs[runs["status"] == "stopped"], runs[runs["status"] == "done"]
     assert len(stopped) and {1e-5, 1e-4} & set(stopped["learning_rate"])
     assert stopped["loss"].isna().all() and (stopped["flops_spent"] == 0).all() and stopped["reason"].str.contains("tune.stop = 0.05").all()

@@ -87,7 +87,7 @@ def _decide(cell: Cell, folder: Folder, stage: int, *, least: float) -> None:
     for (rate, _), runs in seen.items():
         if rate in open_rates and rate not in kept:
             for run in runs[stage + 1 :]:
-                _stop(folder, run, chance[rate], after=runs[stage].tokens, least=least)
+                _stop(folder, run, after=runs[stage].tokens, least=least)
     stopped = sorted(rate for rate in open_rates if rate not in kept)
     width, amount = next(iter(seen.values()))[stage].trunk.model.d_model, next(iter(seen.values()))[stage].tokens
     if stopped:
@@ -139,13 +139,17 @@ def _told(seen: RunConfig, aim: RunConfig, outlook: Outlook, chance: float, deci
     }  # fmt: skip
 
 
-def _stop(folder: Folder, run: RunConfig, chance: float, *, after: int, least: float) -> None:
-    """Give a run a result without a loss, and the reason."""
+def _stop(folder: Folder, run: RunConfig, *, after: int, least: float) -> None:
+    """Give a run a result without a loss, and the reason. A run that a law of the loss may be fitted on is never stopped."""
+    if run.role != "tune" or run.trunk.data.evaluation_split != "tune":
+        raise ValueError(
+            f"{run.run_id}: role {run.role}, scored on {run.trunk.data.evaluation_split}: only runs of the tuning split are stopped"
+        )
     staged = folder.trunk(run.trunk_id) / f"stopped-{run.run_id}"
     remove(staged)
     staged.mkdir(parents=True)
     write_json(staged / "config.json", run)
-    reason = f"stopped after {after} tokens: chance {chance:.2g} to be the best rate, below tune.stop = {least:g}"
+    reason = f"after {after} tokens the chance to be the best rate is below tune.stop = {least:g}"
     publish_run(
         staged,
         folder.run(run.run_id),
