@@ -76,7 +76,7 @@ def multi_power_loss(params: Mapping[str, float], learning_rates: Array, *, step
     -----
     Time is m times the number of steps at which the rate changes (a constant rate costs nothing); memory is one row of that.
     """
-    return _evaluate(params, _Schedule.read(learning_rates, steps))[0]
+    return loss_and_slopes(params, Schedule.read(learning_rates, steps))[0]
 
 
 def curve_errors(predicted: Array, losses: Array) -> CurveErrors:
@@ -110,7 +110,7 @@ def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str
     the optimum lies 2 to 13 times below the objective at the published parameters, and far from them: B, C, beta and gamma form a flat
     valley, so that curves say little about them one by one.
     """
-    schedules = [_Schedule.read(curve.learning_rates, curve.steps) for curve in curves]
+    schedules = [Schedule.read(curve.learning_rates, curve.steps) for curve in curves]
     losses = np.concatenate([np.asarray(curve.losses, dtype=np.float64) for curve in curves])
     if len(losses) < 2 * len(PARAMETERS):
         raise UserError(f"curves: {len(losses)} points; the multi-power law needs at least {2 * len(PARAMETERS)}")
@@ -120,7 +120,7 @@ def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str
 
     def evaluate(theta: Array) -> tuple[Array, Array]:
         values = np.exp(theta)
-        loss, slopes = zip(*(_evaluate(dict(zip(PARAMETERS, values, strict=True)), schedule) for schedule in scaled), strict=True)
+        loss, slopes = zip(*(loss_and_slopes(dict(zip(PARAMETERS, values, strict=True)), schedule) for schedule in scaled), strict=True)
         predicted = np.concatenate(loss)
         return np.log(predicted / losses), np.concatenate(slopes) * values / predicted[:, None]
 
@@ -139,7 +139,7 @@ def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str
 
 
 @dataclass(frozen=True)
-class _Schedule:
+class Schedule:
     """A schedule at the measured steps.
 
     Attributes
@@ -156,7 +156,8 @@ class _Schedule:
     counts: Array
 
     @classmethod
-    def read(cls, learning_rates: Array, steps: Sequence[int] | Array | None) -> _Schedule:
+    def read(cls, learning_rates: Array, steps: Sequence[int] | Array | None) -> Schedule:
+        """Check a schedule, and look at it where the loss is wanted (everywhere when `steps` is None)."""
         rates = np.asarray(learning_rates, dtype=np.float64)
         if rates.ndim != 1 or not (np.isfinite(rates) & (rates >= 0)).all() or not rates.any():
             raise UserError("learning rates: one finite number from 0 up is needed for every step, not all 0")
@@ -168,7 +169,7 @@ class _Schedule:
         return cls(sums[at], rates[change], rates[change] - rates[change - 1], sums[change - 1], np.searchsorted(change, at, side="right"))
 
 
-def _evaluate(params: Mapping[str, float], schedule: _Schedule) -> tuple[Array, Array]:
+def loss_and_slopes(params: Mapping[str, float], schedule: Schedule) -> tuple[Array, Array]:
     """Losses (m,) and their derivatives in `PARAMETERS` (m, 7)."""
     floor, a, alpha, b, c, beta, gamma = (float(params[name]) for name in PARAMETERS)
     with np.errstate(divide="ignore"):

@@ -19,8 +19,8 @@ LEVEL = 0.95
 NEAR = 2  # rates on either side of the best that the parabola passes through: further out the loss is no parabola
 CELL = ["params_non_embedding", "tokens", "batch_tokens"]
 TUNING_COLUMNS = (
-    "params_non_embedding d_model tokens batch_tokens n_rates n_runs rate_low rate_high rate_best ci_low ci_high ci_level loss_best"
-    " cost_of_factor_2 bracketed chosen rate_used penalty reason"
+    "params_non_embedding d_model tokens batch_tokens n_rates n_runs n_stopped rate_low rate_high rate_best ci_low ci_high ci_level"
+    " loss_best cost_of_factor_2 bracketed chosen rate_used penalty reason"
 ).split()
 LAW_COLUMNS = "parameter estimate ci_low ci_high ci_level params tokens batch_tokens n_cells method".split()
 
@@ -116,7 +116,7 @@ def tuning_table(rows: Frame) -> Frame:
     ----------
     rows : DataFrame
         Rows of runs.csv with role `tune`: status, schedule, params_non_embedding, d_model, tokens, batch_tokens, learning_rate, loss.
-        Runs that diverged count as tried and have no loss.
+        Runs that diverged or were stopped count as tried and have no loss.
     """
     cells: list[dict] = []
     for key, cell in rows.groupby(CELL, sort=True):
@@ -124,7 +124,8 @@ def tuning_table(rows: Frame) -> Frame:
         found = minimum(done["learning_rate"].to_numpy(dtype=np.float64), done["loss"].to_numpy(dtype=np.float64)) if len(done) else None
         row = dict(zip(CELL, key, strict=True)) | {"d_model": cell["d_model"].iloc[0], "n_runs": len(cell), "ci_level": LEVEL}
         rates = cell["learning_rate"].astype(float)
-        row |= {"n_rates": rates.nunique(), "rate_low": rates.min(), "rate_high": rates.max(), "chosen": False}
+        row |= {"n_rates": rates.nunique(), "n_stopped": int((cell["status"] == "stopped").sum())}
+        row |= {"rate_low": rates.min(), "rate_high": rates.max(), "chosen": False}
         if found is None:
             cells.append(row | {"bracketed": False, "reason": "no run ended with a loss"})
             continue
@@ -220,10 +221,12 @@ def tuning_verdict(rows: Frame, table: Frame) -> str:
             if row.parameter != "rate"
         )
         head = law.table.iloc[0]
+        count = table["n_stopped"].sum()
+        stopped = f"{count} of {table['n_runs'].sum()} tuning runs were stopped early (early.csv); " if count else ""
         worst = 100 * float(table[table["batch_tokens"] == law.batch_tokens]["penalty"].max())
         return (
             f"tuned here: rate {head['estimate']:.3g}{_band(head)} at {law.params:.3g} parameters{powers}; {len(cells)} cells on the tuning"
-            f" text, every minimum between its rates; the law's rate costs at most {worst:.2g} % at the cells tried (tuning.csv)"
+            f" text, every minimum between its rates; {stopped}the law's rate costs at most {worst:.2g} % at the cells tried (tuning.csv)"
         )
     if sources == ["recipe"]:
         return "not tuned here: the recipe's rates, whose own tuning is in docs/recipe.md"

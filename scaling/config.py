@@ -116,6 +116,7 @@ class Tune(Struct, frozen=True):
     batch_tokens: list[Positive] | None = None
     seeds: Positive = 1
     most_rates: Positive = 7
+    stop: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
 
 
 class Holdout(Struct, frozen=True):

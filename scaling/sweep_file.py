@@ -98,6 +98,15 @@ def _check_sweep(sweep: Sweep) -> None:
             raise UserError(
                 f"tune.rates has {len(sweep.tune.rates)} values; a minimum between rates needs at least 3, such as a factor 2 apart"
             )
+        if sweep.tune.stop and (sweep.training.schedule != "trunk" or len(sweep.tune.tokens or sweep.data.tokens) < 2):
+            raise UserError(
+                'tune.stop decides between the amounts of data of a trunk; it needs training.schedule = "trunk" and two or more tune.tokens'
+            )
+        if sweep.tune.stop and sweep.evaluation.split == "tune":
+            raise UserError(
+                'tune.stop and evaluation.split = "tune" do not go together: only runs of the tuning text may be stopped, and no law '
+                'is fitted on those; leave evaluation.split out ("heldout"), or tune.stop'
+            )
     if sweep.forecast and sweep.holdout is None:
         raise UserError("[forecast] needs [holdout]: say which runs are forecast")
     if sweep.holdout:

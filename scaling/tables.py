@@ -36,7 +36,7 @@ RUNS_AT_A_TIME = 200
 
 
 def run_status(folder: Folder, trunk: Trunk, run: RunConfig, result: dict[str, Any] | None, left_out: dict[str, str]) -> tuple[str, str]:
-    """Status (done, diverged, failed, running, missing) of a run and its reason; `left_out`: trunks beyond the budget."""
+    """Status (done, diverged, stopped, failed, running, missing) of a run and its reason; `left_out`: trunks beyond the budget."""
     if result:
         return result["status"], result.get("reason", "")
     if failure := read_failure(folder, trunk.trunk_id):
@@ -97,7 +97,7 @@ def _row(folder: Folder, resolved: Resolved, trunk: Trunk, run: RunConfig, spent
         "tokens_per_param": run.tokens / parameters.non_embedding,
         "flops": run.tokens * training_flops_per_token(model),
         "flops_6nd": 6 * parameters.non_embedding * run.tokens,
-        "flops_spent": spent,
+        "flops_spent": 0.0 if status == "stopped" else spent,
         "group": group_of(resolved.sweep, config.data),
         "tokens_unique_limit": "" if config.data.tokens_unique is UNSET else config.data.tokens_unique,
         "bytes_per_token": facts.get("bytes_per_token", ""),

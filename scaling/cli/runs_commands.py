@@ -70,7 +70,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     worker.add_argument("--processes", type=not_negative, help="how many there are")
     worker.add_argument("--process", type=not_negative, help="which one this is, from 0")
     worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
-    status = add("status", status_command, "done / running / failed / diverged / missing, with reasons")
+    status = add("status", status_command, "done / running / failed / diverged / stopped / missing, with reasons")
     status.add_argument("results", metavar="RESULTS", type=Path)
     how = status.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="the live view of whoever trains this folder, until all is done or Ctrl-C")

@@ -1,11 +1,13 @@
 """Where tuning loops: train the rates of `[tune]`, look at the minima, add rates beyond an edge, give the grid the law's rates."""
 
 import math
+import sys
 from collections.abc import Callable
 
 import msgspec
 import pandas as pd
 
+from scaling.cli.early import train_in_stages, write_early_table
 from scaling.config import Sweep, Training, UserError
 from scaling.plan import resolve, tune_runs
 from scaling.record import Folder, Resolved, read_result
@@ -43,10 +45,12 @@ def tuned(resolved: Resolved, folder: Folder, *, train: Callable[[Resolved], Non
         missing = [run for run in tried if read_result(folder, run.run_id, files=False) is None]
         if missing and train is None:
             return msgspec.structs.replace(resolved, runs=tried + resolve(sweep, corpus_hash=corpus_hash))
-        if missing and train is not None:
+        if train is not None and sweep.tune.stop:
+            train_in_stages(part, folder, least=sweep.tune.stop, train=train)
+        elif missing and train is not None:
             train(part)
         rows = pd.DataFrame(run_rows(folder, part))
-        undone = rows[~rows["status"].isin(["done", "diverged"])]
+        undone = rows[~rows["status"].isin(["done", "diverged", "stopped"])]
         if len(undone):
             first = undone.iloc[0]
             raise UserError(
@@ -55,6 +59,8 @@ def tuned(resolved: Resolved, folder: Folder, *, train: Callable[[Resolved], Non
         table = tuning.tuning_table(rows)
         law = tuning.rate_law(table)
         if law is not None:
+            if train is not None and sweep.tune.stop:
+                print(write_early_table(folder, part), file=sys.stderr)
             found = _with_law(sweep, law)
             return msgspec.structs.replace(resolved, sweep=found, runs=tried + resolve(found, corpus_hash=corpus_hash))
         _add_rates(sweep, rates, rows, table)
