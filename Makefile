@@ -6,7 +6,7 @@ TORCH := torch==2.13.0 numpy==2.4.6
 HF := transformers==5.24.0
 EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser extras run test test-hf check bench bench-torch coverage lock reference clean
+.PHONY: help setup browser extras run test test-hf check bench bench-torch coverage faults lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -18,6 +18,7 @@ help:
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   timings of this machine"
 	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
+	@echo "make faults  a small sweep under kill -9, full disks, damaged files and more (half an hour; root on Linux); writes docs/reliability.md"
 	@echo "make coverage  how often 95 % intervals hold the truth, by simulation (half an hour); writes docs/coverage.md"
 
 setup: .venv/ready
@@ -81,6 +82,10 @@ bench-torch: setup .venv-torch/ready
 
 coverage: setup
 	@$(BIN)/python benchmarks/coverage.py
+
+# Mounts small file systems and makes a memory group, so it needs root; `python -m faults NAME...` runs some of them.
+faults: setup
+	@$(BIN)/python -m faults
 
 # What is committed of a sweep: tables, plots, report, config, forecast, provenance (those that it has); no checkpoints.
 reference: run
