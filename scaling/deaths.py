@@ -47,13 +47,13 @@ class Deaths:
 
     def _again(self, name: str, trunks: list[Trunk]) -> int:
         """Count one more death, from 1 again if the trunks got further since the last."""
-        reached = [_reached(self.folder, trunk) for trunk in trunks]
-        self.count[name] = self.count[name] + 1 if self.seen.get(name) == reached else 1
-        self.seen[name] = reached
+        now = [reached(self.folder, trunk) for trunk in trunks]
+        self.count[name] = self.count[name] + 1 if self.seen.get(name) == now else 1
+        self.seen[name] = now
         return self.count[name]
 
 
-def _reached(folder: Folder, trunk: Trunk) -> tuple[int, int]:
+def reached(folder: Folder, trunk: Trunk) -> tuple[int, int]:
     """How far a trunk has come: finished runs, and steps in its saved states."""
     finished = sum(folder.run(run.run_id).exists() for run in trunk.runs)
     return finished, sum(path_step(path) for path in folder.trunk(trunk.trunk_id).glob("*.safetensors"))

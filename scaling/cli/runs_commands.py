@@ -16,6 +16,7 @@ from scaling.cli.status import status_command
 if TYPE_CHECKING:
     from scaling.calibration import Calibration
     from scaling.cli.session import Session
+    from scaling.engines import Engine
     from scaling.plan import Trunk
     from scaling.record import Resolved
 
@@ -47,6 +48,11 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
             help="processes on this machine (default: one a core, or one a GPU; 0: none, wait for `scaling worker` elsewhere)",
         )
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    run.add_argument("--executor", choices=["local", "slurm", "ray"], default="local", help="who starts the workers (docs/clusters.md)")
+    run.add_argument("--time-limit", metavar="TIME", help="slurm: of each job, as sbatch reads it: 02:00:00")
+    run.add_argument("--gpus", type=not_negative, default=0, help="slurm and ray: GPUs of each worker")
+    run.add_argument("--sbatch", metavar="OPTIONS", default="", help='slurm: more options of sbatch: "--partition=gpu --account=me"')
+    run.add_argument("--address", help="ray: the cluster's address (default: one on this machine)")
     run.add_argument("--max-time", metavar="TIME", help="end after so long, states saved and the laws of what is done written: 45 min, 2h")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
@@ -230,7 +236,9 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, logs=tuple(arguments.log))
+    session = Session(
+        folder, resolved, workers, stopwatch, deadline=deadline, engine=_engine(arguments, root, workers), logs=tuple(arguments.log)
+    )
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -266,6 +274,17 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"next: {program()} status {root}, then {program()} run {arguments.sweep} --retry failed", file=sys.stderr)
         return 3
     return 0
+
+
+def _engine(arguments: argparse.Namespace, root: Path, workers: int) -> "Engine | None":
+    """Who starts the workers, when it is not this process."""
+    from scaling.engines import Ray, Slurm
+
+    if arguments.executor == "slurm":
+        return Slurm(root, max(1, workers), arguments.time_limit, arguments.gpus, arguments.sbatch)
+    if arguments.executor == "ray":
+        return Ray(root, max(1, workers), arguments.address, arguments.gpus)
+    return None
 
 
 def _deadline(max_time: str | None, workers: int) -> float:
