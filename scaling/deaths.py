@@ -39,7 +39,7 @@ class Deaths:
         held = [trunk for trunk in pending if (claim := claims.read_claim(self.folder, trunk.trunk_id)) and claim.pid == process.pid]
         if not held and self._again("", pending) >= MAX_DEATHS:
             log = self.folder.root / "workers.log"
-            raise WorkersFailed(f"workers end at once with {cause}; {log} says: {_last_line(log)}")
+            raise WorkersFailed(f"workers end at once with {cause}; {log} says: {last_line(log)}")
         for trunk in held:
             if self._again(trunk.trunk_id, [trunk]) >= MAX_DEATHS:
                 reason = f"worker died {MAX_DEATHS} times (last: {cause}); out of memory?"
@@ -59,7 +59,8 @@ def reached(folder: Folder, trunk: Trunk) -> tuple[int, int]:
     return finished, sum(path_step(path) for path in folder.trunk(trunk.trunk_id).glob("*.safetensors"))
 
 
-def _last_line(path: Path) -> str:
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "nothing (is the disk full?)")
 

@@ -1,7 +1,11 @@
 """Engines that start `scaling worker RESULTS` elsewhere: a Slurm array, Ray tasks. The folder does the rest (docs/clusters.md)."""
 
-import getpass
+import math
+import os
+import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -10,10 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scaling.config import UserError
+from scaling.deaths import last_line
 from scaling.record import write_atomic
 
 ASK_SECONDS = 5.0
-"""How often the engine is asked whether its workers still run."""
+"""How often Slurm is asked whether its jobs are still in the queue."""
+CONNECT_SECONDS = 5.0
+"""How long a Ray address may take to answer."""
+DEFAULT_WORKERS = 8
+"""Workers at once when nobody says how many; never more than there are free trunks."""
+MAX_STARTS = 3
+"""So often workers are started without the sweep getting further."""
 
 
 class EngineFailed(Exception):
@@ -23,8 +34,10 @@ class EngineFailed(Exception):
 class Engine(Protocol):
     """What `launch` needs: call `keep` often while trunks are pending, `close` at the end."""
 
-    def keep(self, wanted: int, reached: object) -> None:
-        """Have workers running, `wanted` at most; `reached` changes when the sweep gets further."""
+    workers: int
+
+    def keep(self, free: int, reached: object) -> None:
+        """Have workers for so many free trunks; `reached` changes when the sweep gets further."""
 
     def close(self) -> None:
         """End what still runs."""
@@ -32,33 +45,29 @@ class Engine(Protocol):
 
 @dataclass
 class Patience:
-    """Give up when workers have ended three times and nothing got further."""
+    """Give up when workers have been started `MAX_STARTS` times and nothing got further."""
 
-    tries: int = 0
+    starts: int = 0
     reached: object = None
 
-    def spend(self, reached: object, *, what: str) -> None:
-        """Count one more start.
-
-        Raises
-        ------
-        EngineFailed
-            At the fourth in vain.
-        """
-        self.tries = self.tries + 1 if reached == self.reached else 1
+    def spend(self, reached: object) -> bool:
+        """Count one more start; whether it may be made."""
+        self.starts = self.starts + 1 if reached == self.reached else 1
         self.reached = reached
-        if self.tries > 3:
-            raise EngineFailed(f"{what} ended 3 times and the sweep got no further; its log says why")
+        return self.starts <= MAX_STARTS
 
 
 def worker_command(root: Path) -> list[str]:
-    """The command that an engine runs, with this Python."""
-    return [sys.executable, "-m", "scaling.cli.main", "worker", str(root.resolve())]
+    """One worker, by this Python."""
+    return [sys.executable, "-m", "scaling.cli.main", "worker", str(root)]
+
+
+# ---------------------------------------------------------------- Slurm
 
 
 @dataclass
 class Slurm:
-    """An array job of workers: requeued when preempted or when a node fails, submitted again while trunks are pending.
+    """An array job of workers: requeued when preempted or when a node fails, submitted again while trunks are free.
 
     `options` go to sbatch as they are (`--partition=gpu --account=me`).
     """
@@ -69,52 +78,87 @@ class Slurm:
     gpus: int = 0
     options: str = ""
     job: str = ""
-    asked: float = 0.0
+    asked: float = -math.inf
     patience: Patience = field(default_factory=Patience)
 
-    def script(self, wanted: int) -> str:
-        """The batch script, also kept in the folder as `slurm.sh`."""
-        logs = self.root.resolve() / "slurm-%A_%a.log"
-        lines = ["#!/bin/bash", f"#SBATCH --job-name=scaling-{self.root.name}", f"#SBATCH --array=0-{min(self.workers, wanted) - 1}"]
-        lines += ["#SBATCH --ntasks=1", "#SBATCH --requeue", "#SBATCH --open-mode=append", f"#SBATCH --output={logs}"]
-        lines += ["#SBATCH --signal=TERM@30"]  # states are saved before the time limit
-        lines += [f"#SBATCH --time={self.time_limit}"] if self.time_limit else []
-        lines += [f"#SBATCH --gpus-per-task={self.gpus}"] if self.gpus else []
-        lines += [f"#SBATCH {option}" for option in shlex.split(self.options)]
-        return "\n".join([*lines, f"exec srun --kill-on-bad-exit=0 {shlex.join(worker_command(self.root))}", ""])
+    def __post_init__(self) -> None:
+        """Look for what is needed before anything is trained.
 
-    def keep(self, wanted: int, reached: object) -> None:
-        """Submit an array if none is in the queue."""
-        if time.monotonic() - self.asked < ASK_SECONDS:
+        Raises
+        ------
+        UserError
+            There is no Slurm here, or something cannot be written into a script.
+        """
+        self.root = self.root.resolve()
+        missing = [name for name in ("sbatch", "squeue", "scancel") if not shutil.which(name)]
+        if missing:
+            raise UserError(f"--executor slurm: no {missing[0]} here; run this where jobs are submitted, or use --executor local")
+        if self.time_limit and not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time_limit):
+            raise UserError(f"--time-limit {self.time_limit!r}: use MINUTES, HH:MM:SS or DAYS-HH:MM:SS, as sbatch does")
+        try:
+            shlex.split(self.options)
+        except ValueError as error:
+            raise UserError(f"--sbatch {self.options!r}: {error}") from None
+        if re.search(r"[\n'\\]", f"{self.root}") or re.search(r"[\n'\\]", self.options):
+            raise UserError("--executor slurm: no single quotes, backslashes or line breaks in --sbatch and in the path of the results")
+
+    def script(self, count: int) -> str:
+        """The batch script for `count` workers, also kept in the folder as `slurm.sh`."""
+        logs = str(self.root / "slurm-").replace("%", "%%") + "%A_%a.log"
+        options = [
+            f"--job-name=scaling-{self.root.name}",
+            f"--array=0-{count - 1}",
+            "--ntasks=1",
+            "--requeue",
+            "--open-mode=append",
+            f"--output={logs}",
+            "--signal=B:TERM@60",  # states are saved before the time limit
+            *([f"--time={self.time_limit}"] if self.time_limit else []),
+            *([f"--gpus-per-task={self.gpus}"] if self.gpus else []),
+            *shlex.split(self.options),
+        ]
+        lines = [f"#SBATCH {shlex.quote(option)}" for option in options]
+        return "\n".join(["#!/bin/bash", *lines, f"exec {shlex.join(worker_command(self.root))}", ""])
+
+    def keep(self, free: int, reached: object) -> None:
+        """Submit an array if there are free trunks and no job is in the queue."""
+        if not free or time.monotonic() - self.asked < ASK_SECONDS:
             return
         self.asked = time.monotonic()
-        if self.job and self._is_queued():
+        if self._is_queued():
             return
-        self.patience.spend(reached, what=f"Slurm job {self.job}")
-        path = self.root / "slurm.sh"
-        write_atomic(path, self.script(wanted).encode())
-        self.job = self._call("sbatch", "--parsable", str(path)).split(";")[0].strip()
-        print(f"Slurm job {self.job}: {min(self.workers, wanted)} workers", file=sys.stderr, flush=True)
+        if not self.patience.spend(reached):
+            raise EngineFailed(f"{MAX_STARTS} Slurm jobs ended and nothing got further; {self._last_words()}")
+        count, path = min(self.workers, free), self.root / "slurm.sh"
+        write_atomic(path, self.script(count).encode())
+        done = _ask("sbatch", "--parsable", str(path))
+        if done.returncode:
+            raise EngineFailed(f"sbatch: {done.stderr.strip()}")
+        self.job = done.stdout.split(";")[0].strip()
+        print(f"Slurm job {self.job}: {count} workers", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Cancel what is left in the queue; workers save their states."""
-        if self.job and self._is_queued():
-            self._call("scancel", self.job)
+        if self._is_queued():
+            _ask("scancel", self.job)
 
     def _is_queued(self) -> bool:
-        user = getpass.getuser()
-        return bool(
-            self._call("squeue", "--noheader", "--user", user, "--jobs", self.job, "--format=%i", allowed=("Invalid job id",)).strip()
-        )
+        """Whether the job has not ended; a controller that does not answer knows nothing of its end."""
+        if not self.job:
+            return False
+        done = _ask("squeue", "--noheader", f"--jobs={self.job}", "--format=%i")
+        return bool(done.stdout.strip()) if done.returncode == 0 else "Invalid job id" not in done.stderr
 
-    def _call(self, *command: str, allowed: tuple[str, ...] = ()) -> str:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        except FileNotFoundError:
-            raise UserError(f"--executor slurm: no {command[0]} here; run this where jobs are submitted, or use --executor local") from None
-        if done.returncode and not any(words in done.stderr for words in allowed):
-            raise EngineFailed(f"{command[0]}: {done.stderr.strip()}")
-        return done.stdout
+    def _last_words(self) -> str:
+        logs = sorted(self.root.glob(f"slurm-{self.job}_*.log"))
+        return f"{logs[0]} ends: {last_line(logs[0])}" if logs else f"no log in {self.root}: do the nodes see this folder under this path?"
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+# ---------------------------------------------------------------- Ray
 
 
 @dataclass
@@ -127,48 +171,83 @@ class Ray:
     gpus: int = 0
     tasks: list[Any] = field(default_factory=list)
     patience: Patience = field(default_factory=Patience)
+    said: str = "nothing"
     _ray: Any = None
 
-    def keep(self, wanted: int, reached: object) -> None:
-        """Have `workers` tasks, or as many as trunks wait."""
-        ray = self._connected()
+    def __post_init__(self) -> None:
+        """Connect before anything is trained.
+
+        Raises
+        ------
+        UserError
+            Ray is not installed, or nothing answers at the address.
+        """
+        self.root = self.root.resolve()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+        try:
+            import ray
+        except ImportError:
+            raise UserError("--executor ray needs Ray: `make ray`, or pip install 'scaling-harness[ray]', here and on every node") from None
+        if self.address:
+            _check_address(self.address)
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"--address {self.address}: no Ray cluster there ({first}); start one with `ray start --head`") from None
+        self._ray = ray
+
+    def keep(self, free: int, reached: object) -> None:
+        """Have as many tasks as workers are wanted, or as trunks are free."""
+        ray = self._ray
         ended, self.tasks = ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0) if self.tasks else ([], [])
         for task in ended:
-            try:
-                code, words = ray.get(task)
-                if code:
-                    print(f"a worker ended with exit code {code}: {words}", file=sys.stderr, flush=True)
-            except ray.exceptions.RayError as error:
-                print(f"a worker's node is gone: {type(error).__name__}", file=sys.stderr, flush=True)
-        if not self.tasks:
-            self.patience.spend(reached, what="Ray tasks")
-            start = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=3)(run_worker)
-            self.tasks = [start.remote(worker_command(self.root)) for _ in range(min(self.workers, wanted))]
+            self._hear(task)
+        if not free or self.tasks:
+            return
+        if not self.patience.spend(reached):
+            raise EngineFailed(f"Ray tasks ended {MAX_STARTS} times and nothing got further; {self.said}")
+        start = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=3)(run_worker)
+        self.tasks = [start.remote(str(self.root)) for _ in range(min(self.workers, free))]
+        print(f"Ray: {len(self.tasks)} workers", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Cancel what still runs."""
-        if self._ray is not None:
-            for task in self.tasks:
-                self._ray.cancel(task)
-            self._ray.shutdown()
+        """End what still runs."""
+        for task in self.tasks:
+            self._ray.cancel(task, force=True)
+        self.tasks = []
 
-    def _connected(self) -> Any:
-        if self._ray is None:
-            try:
-                import ray
-            except ImportError:
-                raise UserError("--executor ray needs Ray: pip install 'scaling-harness[ray]', here and on every node") from None
-            ray.init(address=self.address, log_to_driver=False)
-            self._ray = ray
-        return self._ray
+    def _hear(self, task: Any) -> None:
+        try:
+            code, self.said = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            code, self.said = 1, f"a worker's node is gone ({type(error).__name__})"
+        if code == 2:
+            raise UserError(f"a Ray node cannot work in {self.root}: {self.said}")
+        if code:
+            print(f"a Ray task ended with exit code {code}: {self.said}", file=sys.stderr, flush=True)
 
 
-def run_worker(command: list[str]) -> tuple[int, str]:
-    """What a Ray task does: one worker in a process of its own, ended with the task; its exit code and last words."""
-    process = subprocess.Popen([*command, "--follow"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _check_address(address: str) -> None:
+    """Ask whether anything listens: Ray itself would try for a minute, then end the process."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--address {address!r}: use HOST:PORT, as `ray start --head` prints it, or auto")
     try:
-        words = process.stderr.read() if process.stderr else ""  # the pipe of its standard input closes when this process dies
-        return process.wait(), " ".join(words.split("\n")[-2:])[:300]
-    finally:
-        if process.stdin:
-            process.stdin.close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {address}: nothing answers there ({error}); `ray status` names a cluster's address") from None
+
+
+def run_worker(root: str) -> tuple[int, str]:
+    """What a Ray task does: one worker in a process of its own, which ends when this one does; its exit code and last words."""
+    log = Path(root) / f"ray-{socket.gethostname()}-{os.getpid()}.log"
+    try:
+        with open(log, "ab") as words:
+            process = subprocess.Popen([*worker_command(Path(root)), "--follow"], stdin=subprocess.PIPE, stdout=words, stderr=words)
+    except OSError as error:
+        return 2, f"{socket.gethostname()}: {error}; every node must see the results folder under this path"
+    code = process.wait()
+    return code, f"{log} ends: {last_line(log)}"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from scaling import claim as claims
 from scaling.budget import Guard
 from scaling.config import Devices, UserError
 from scaling.corpus import cache_folder
@@ -140,7 +141,8 @@ def launch(
                     return
                 continue
             if engine is not None:
-                engine.keep(len(pending), [reached(folder, trunk) for trunk in pending])
+                free = [trunk for trunk in pending if is_released(folder, trunk) and not claims.is_live(folder, trunk.trunk_id)]
+                engine.keep(len(free), [reached(folder, trunk) for trunk in pending])
             for slot in range(min(0 if engine is not None else workers, len(pending))):
                 if slot not in running:
                     running[slot] = _start_worker(root, *place_of(slot, workers=workers, devices=resolved.sweep.devices))

@@ -229,7 +229,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     budget = _check_until(arguments)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
-    workers = default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
+    engine = _engine(arguments, root)
+    workers = engine.workers if engine else default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
     deadline = _deadline(arguments.max_time, workers)
     if arguments.until and (arguments.max_time or resolved.sweep.budget != Budget()):
         raise UserError("--until bounds its compute by --budget; leave --max-time and [budget] out")
@@ -237,9 +238,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_atomic(root / "sweep.toml", find_sweep(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(
-        folder, resolved, workers, stopwatch, deadline=deadline, engine=_engine(arguments, root, workers), logs=tuple(arguments.log)
-    )
+    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, engine=engine, logs=tuple(arguments.log))
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -277,15 +276,24 @@ def run_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(arguments: argparse.Namespace, root: Path, workers: int) -> "Engine | None":
+def _engine(arguments: argparse.Namespace, root: Path) -> "Engine | None":
     """Who starts the workers, when it is not this process."""
-    from scaling.engines import Ray, Slurm
+    from scaling.config import UserError
 
+    belongs = {"slurm": ("time_limit", "gpus", "sbatch"), "ray": ("address", "gpus"), "local": ()}[arguments.executor]
+    for name in ("time_limit", "gpus", "sbatch", "address"):
+        if getattr(arguments, name) and name not in belongs:
+            raise UserError(f"--{name.replace('_', '-')} says nothing to --executor {arguments.executor}; see `{program()} run --help`")
+    if arguments.executor == "local":
+        return None
+    if arguments.workers == 0:
+        raise UserError(f"--executor {arguments.executor} needs --workers 1 or more (0 waits for workers that you start yourself)")
+    from scaling.engines import DEFAULT_WORKERS, Ray, Slurm
+
+    workers = arguments.workers or DEFAULT_WORKERS
     if arguments.executor == "slurm":
-        return Slurm(root, max(1, workers), arguments.time_limit, arguments.gpus, arguments.sbatch)
-    if arguments.executor == "ray":
-        return Ray(root, max(1, workers), arguments.address, arguments.gpus)
-    return None
+        return Slurm(root, workers, arguments.time_limit, arguments.gpus, arguments.sbatch)
+    return Ray(root, workers, arguments.address, arguments.gpus)
 
 
 def _deadline(max_time: str | None, workers: int) -> float:
