@@ -185,7 +185,7 @@ class Ray:
         self.root = self.root.resolve()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("--executor ray needs Ray: `make ray`, or pip install 'scaling-harness[ray]', here and on every node") from None
         if self.address:
