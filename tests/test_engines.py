@@ -1,5 +1,6 @@
 """Engines: the batch script that is written, and mistakes that are found before anything is trained (real clusters: tests/cluster)."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def directives(script: str) -> list[str]:
 
 
 def test_script(slurm_commands):
-    options = directives(Slurm(slurm_commands / "grid", 4, "1-02:30:00", 2, "--partition=gpu --comment='two words # here'"[:15]).script(4))
+    options = directives(Slurm(slurm_commands / "grid", 4, "1-02:30:00", 2, "--partition=gpu").script(4))
     assert f"--output={slurm_commands}/grid/slurm-%A_%a.log" in options
     for wanted in ("--array=0-3", "--requeue", "--time=1-02:30:00", "--gpus-per-task=2", "--signal=B:TERM@60", "--partition=gpu"):
         assert wanted in options
@@ -80,7 +81,7 @@ def test_patience_counts_starts_in_vain():
 def scaling(*arguments: str, path: str = "/nowhere") -> subprocess.CompletedProcess:
     """The command, on a PATH without clusters."""
     command = [sys.executable, "-m", "scaling.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={"PATH": path, "SCALING_CACHE": __import__("os").environ["SCALING_CACHE"]})
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": path, "SCALING_CACHE": os.environ["SCALING_CACHE"]})
 
 
 @pytest.mark.parametrize(
