@@ -45,6 +45,20 @@ class Deaths:
                 reason = f"worker died {MAX_DEATHS} times (last: {cause}); out of memory?"
                 write_json(self.folder.failure(trunk.trunk_id), {"reason": reason, "died": True})
 
+    def give_up(self, free: list[Trunk], why: Exception) -> None:
+        """Record trunks as failed that workers elsewhere have begun and left, again and again.
+
+        Raises
+        ------
+        Exception
+            `why`, if none was ever begun: then it is not a trunk's fault.
+        """
+        begun = [trunk for trunk in free if any(self.folder.trunk(trunk.trunk_id).glob("attempt-*"))]
+        if not begun:
+            raise why
+        for trunk in begun:
+            write_json(self.folder.failure(trunk.trunk_id), {"reason": str(why), "died": True})
+
     def _again(self, name: str, trunks: list[Trunk]) -> int:
         """Count one more death, from 1 again if the trunks got further since the last."""
         now = [reached(self.folder, trunk) for trunk in trunks]

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from scaling.config import UserError
 from scaling.deaths import last_line
@@ -29,6 +29,10 @@ MAX_STARTS = 3
 
 class EngineFailed(Exception):
     """The engine cannot start workers, or they end and nothing gets further."""
+
+
+class NothingGained(EngineFailed):
+    """Workers are started and end, and the sweep gets no further."""
 
 
 class Engine(Protocol):
@@ -128,7 +132,7 @@ class Slurm:
         if self._is_queued():
             return
         if not self.patience.spend(reached):
-            raise EngineFailed(f"{MAX_STARTS} Slurm jobs ended and nothing got further; {self._last_words()}")
+            self._give_up()
         count, path = min(self.workers, free), self.root / "slurm.sh"
         write_atomic(path, self.script(count).encode())
         done = _ask("sbatch", "--parsable", str(path))
@@ -149,9 +153,11 @@ class Slurm:
         done = _ask("squeue", "--noheader", f"--jobs={self.job}", "--format=%i")
         return bool(done.stdout.strip()) if done.returncode == 0 else "Invalid job id" not in done.stderr
 
-    def _last_words(self) -> str:
-        logs = sorted(self.root.glob(f"slurm-{self.job}_*.log"))
-        return f"{logs[0]} ends: {last_line(logs[0])}" if logs else f"no log in {self.root}: do the nodes see this folder under this path?"
+    def _give_up(self) -> NoReturn:
+        logs = sorted(self.root.glob("slurm-*.log"), key=lambda path: path.stat().st_mtime)
+        if not logs:
+            raise UserError(f"{MAX_STARTS} Slurm jobs ended without a log in {self.root}: nodes must see this folder under this path")
+        raise NothingGained(f"{MAX_STARTS} Slurm jobs ended and nothing got further; {logs[-1]} ends: {last_line(logs[-1])}")
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess:
@@ -206,7 +212,7 @@ class Ray:
         if not free or self.tasks:
             return
         if not self.patience.spend(reached):
-            raise EngineFailed(f"Ray tasks ended {MAX_STARTS} times and nothing got further; {self.said}")
+            raise NothingGained(f"Ray tasks ended {MAX_STARTS} times and nothing got further; {self.said}")
         start = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=3)(run_worker)
         self.tasks = [start.remote(str(self.root)) for _ in range(min(self.workers, free))]
         print(f"Ray: {len(self.tasks)} workers", file=sys.stderr, flush=True)

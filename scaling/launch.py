@@ -20,7 +20,7 @@ from scaling.budget import Guard
 from scaling.config import Devices, UserError
 from scaling.corpus import cache_folder
 from scaling.deaths import Deaths, reached
-from scaling.engines import Engine
+from scaling.engines import Engine, NothingGained
 from scaling.environment import keep_freed_memory, platform_of_workers, visible_gpus, worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, group_trunks
@@ -142,7 +142,10 @@ def launch(
                 continue
             if engine is not None:
                 free = [trunk for trunk in pending if is_released(folder, trunk) and not claims.is_live(folder, trunk.trunk_id)]
-                engine.keep(len(free), [reached(folder, trunk) for trunk in pending])
+                try:
+                    engine.keep(len(free), [reached(folder, trunk) for trunk in pending])
+                except NothingGained as why:
+                    deaths.give_up(free, why)
             for slot in range(min(0 if engine is not None else workers, len(pending))):
                 if slot not in running:
                     running[slot] = _start_worker(root, *place_of(slot, workers=workers, devices=resolved.sweep.devices))

@@ -13,7 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from scaling import __version__
 
-ONE_LINE = {"UserError": 2, "WorkersFailed": 1, "EngineFailed": 1}
+ONE_LINE = {"UserError": 2, "WorkersFailed": 1, "EngineFailed": 1, "NothingGained": 1}
 """Errors that explain themselves, by name (their modules are heavy to import), and the exit code of each."""
 
 

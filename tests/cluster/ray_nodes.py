@@ -96,7 +96,11 @@ def main() -> int:
     cluster = RayNodes(Path(sys.argv[1]).resolve())
     try:
         cluster.start()
-        print(" ".join(f"{name}={value}" for name, value in cluster.environment.items()), f"scaling run ... --address {cluster.address}", flush=True)
+        print(
+            " ".join(f"{name}={value}" for name, value in cluster.environment.items()),
+            f"scaling run ... --address {cluster.address}",
+            flush=True,
+        )
         signal.pause()
     except KeyboardInterrupt:
         return 0
