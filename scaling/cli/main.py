@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         evaluate_command,
         import_commands,
         laws_commands,
+        machines,
         model_commands,
         recipe_commands,
         runs_commands,
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"scaling {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     runs_commands.add_parsers(commands)
+    machines.add_parsers(commands)
     recipe_commands.add_parsers(commands)
     laws_commands.add_parsers(commands)
     design_commands.add_parsers(commands)
