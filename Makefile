@@ -4,9 +4,10 @@ BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.toml
 TORCH := torch==2.13.0 numpy==2.4.6
 HF := transformers==5.24.0
+RAY := ray>=2.50
 EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser extras run test test-hf check fuzz bench bench-torch coverage faults lock reference clean
+.PHONY: help setup browser extras ray run test test-hf test-cluster check fuzz bench bench-torch coverage faults lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -15,6 +16,8 @@ help:
 	@echo "make browser a headless Chromium for the tests of the report page (they are skipped without)"
 	@echo "make extras  metrics of text and notebooks: sacrebleu, rouge-score, nbclient, ipykernel (their tests are skipped without)"
 	@echo "make test-hf  exported models against torch and transformers, in an environment of its own (a download of 300 MB, once)"
+	@echo "make ray     Ray, for scaling run --executor ray"
+	@echo "make test-cluster  sweeps on a real Slurm of one node and a real Ray of two, killed and restarted (minutes; skipped where they are missing)"
 	@echo "make check   formatting, lint, types"
 	@echo "make fuzz    more than 100,000 bad inputs: sweep files, tables, formulas, SQL, corpus files, record folders"
 	@echo "make bench   timings of this machine"
@@ -40,6 +43,12 @@ test: setup
 
 extras: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-extras.lock
+
+ray: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ray.lock
+
+test-cluster: setup
+	@$(BIN)/python -m pytest -m cluster -rs --timeout 900 tests/cluster
 
 # torch and transformers stay out of .venv and of its lock; what they say of our folders comes back as a file.
 test-hf: setup .venv-hf/ready
@@ -105,6 +114,8 @@ lock:
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-browser.lock
 	@printf "%s\n" $(EXTRAS) | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-extras.lock
+	@echo "$(RAY)" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-ray.lock
 	@echo "$(HF)" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-hf.lock
 

@@ -39,27 +39,42 @@ class Deaths:
         held = [trunk for trunk in pending if (claim := claims.read_claim(self.folder, trunk.trunk_id)) and claim.pid == process.pid]
         if not held and self._again("", pending) >= MAX_DEATHS:
             log = self.folder.root / "workers.log"
-            raise WorkersFailed(f"workers end at once with {cause}; {log} says: {_last_line(log)}")
+            raise WorkersFailed(f"workers end at once with {cause}; {log} says: {last_line(log)}")
         for trunk in held:
             if self._again(trunk.trunk_id, [trunk]) >= MAX_DEATHS:
                 reason = f"worker died {MAX_DEATHS} times (last: {cause}); out of memory?"
                 write_json(self.folder.failure(trunk.trunk_id), {"reason": reason, "died": True})
 
+    def give_up(self, free: list[Trunk], why: Exception) -> None:
+        """Record trunks as failed that workers elsewhere have begun and left, again and again.
+
+        Raises
+        ------
+        Exception
+            `why`, if none was ever begun: then it is not a trunk's fault.
+        """
+        begun = [trunk for trunk in free if any(self.folder.trunk(trunk.trunk_id).glob("attempt-*"))]
+        if not begun:
+            raise why
+        for trunk in begun:
+            write_json(self.folder.failure(trunk.trunk_id), {"reason": str(why), "died": True})
+
     def _again(self, name: str, trunks: list[Trunk]) -> int:
         """Count one more death, from 1 again if the trunks got further since the last."""
-        reached = [_reached(self.folder, trunk) for trunk in trunks]
-        self.count[name] = self.count[name] + 1 if self.seen.get(name) == reached else 1
-        self.seen[name] = reached
+        now = [reached(self.folder, trunk) for trunk in trunks]
+        self.count[name] = self.count[name] + 1 if self.seen.get(name) == now else 1
+        self.seen[name] = now
         return self.count[name]
 
 
-def _reached(folder: Folder, trunk: Trunk) -> tuple[int, int]:
+def reached(folder: Folder, trunk: Trunk) -> tuple[int, int]:
     """How far a trunk has come: finished runs, and steps in its saved states."""
     finished = sum(folder.run(run.run_id).exists() for run in trunk.runs)
     return finished, sum(path_step(path) for path in folder.trunk(trunk.trunk_id).glob("*.safetensors"))
 
 
-def _last_line(path: Path) -> str:
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "nothing (is the disk full?)")
 

@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from scaling import claim as claims
 from scaling.budget import Guard
 from scaling.config import Devices, UserError
 from scaling.corpus import cache_folder
-from scaling.deaths import Deaths
+from scaling.deaths import Deaths, reached
+from scaling.engines import Engine, NothingGained
 from scaling.environment import keep_freed_memory, platform_of_workers, visible_gpus, worker_environment
 from scaling.forecasts import forecast_hash
 from scaling.plan import Trunk, group_trunks
@@ -115,12 +117,14 @@ def place_of(slot: int, *, workers: int, devices: Devices) -> tuple[list[str], d
     return [], {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + devices.spread])} if gpus else {}
 
 
-def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display, deadline: float = math.inf) -> None:
+def launch(
+    root: Path, *, workers: int, next_runs: Callable[[], None], display, deadline: float = math.inf, engine: Engine | None = None
+) -> None:
     """Run local workers until nothing is pending (with none, wait for those elsewhere), or until `deadline` (of `time.monotonic`).
 
     `next_runs` is called whenever only unreleased hold-outs are left; it registers what releases them (this module knows nothing of laws).
     A worker that dies is replaced; a trunk that kills several of them without getting further is recorded as failed (`scaling.deaths`).
-    At the deadline workers save their states.
+    At the deadline workers save their states. An `engine` starts workers elsewhere; then there are none here.
     """
     folder, resolved = Folder(root), read_resolved(root)
     running: dict[int, subprocess.Popen] = {}
@@ -136,7 +140,13 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display, 
                 if not any(is_released(folder, trunk) for trunk in pending):
                     return
                 continue
-            for slot in range(min(workers, len(pending))):
+            if engine is not None:
+                free = [trunk for trunk in pending if is_released(folder, trunk) and not claims.is_live(folder, trunk.trunk_id)]
+                try:
+                    engine.keep(len(free), [reached(folder, trunk) for trunk in pending])
+                except NothingGained as why:
+                    deaths.give_up(free, why)
+            for slot in range(min(0 if engine is not None else workers, len(pending))):
                 if slot not in running:
                     running[slot] = _start_worker(root, *place_of(slot, workers=workers, devices=resolved.sweep.devices))
             for slot, process in list(running.items()):
@@ -148,6 +158,8 @@ def launch(root: Path, *, workers: int, next_runs: Callable[[], None], display, 
             # Many runs take long to look at, and workers need the cores; a process that was suspended meanwhile must not sleep on.
             time.sleep(min(max(POLL_SECONDS, 20 * (time.monotonic() - began)), LONGEST_POLL_SECONDS))
     finally:
+        if engine is not None:
+            engine.close()
         for process in running.values():
             if process.stdin:
                 process.stdin.close()

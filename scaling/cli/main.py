@@ -13,7 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from scaling import __version__
 
-ONE_LINE = {"UserError": 2, "WorkersFailed": 1}
+ONE_LINE = {"UserError": 2, "WorkersFailed": 1, "EngineFailed": 1, "NothingGained": 1}
 """Errors that explain themselves, by name (their modules are heavy to import), and the exit code of each."""
 
 
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         evaluate_command,
         import_commands,
         laws_commands,
+        machines,
         model_commands,
         recipe_commands,
         runs_commands,
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"scaling {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     runs_commands.add_parsers(commands)
+    machines.add_parsers(commands)
     recipe_commands.add_parsers(commands)
     laws_commands.add_parsers(commands)
     design_commands.add_parsers(commands)

@@ -1,4 +1,4 @@
-"""Commands that make runs: plan, run, worker, status, clean."""
+"""Commands that make runs: plan, run, status, clean."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli.machines import add_engine_arguments, chosen_engine
 from scaling.cli.numbers import not_negative
 from scaling.cli.status import status_command
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 EXAMPLES = {
     "plan": "scaling plan sweeps/quickstart.toml",
     "run": "scaling run sweeps/quickstart.toml --workers 2",
-    "worker": "scaling worker results/quickstart",
     "status": "scaling status results/quickstart --watch",
     "clean": "scaling clean results/quickstart --delete",
 }
@@ -44,9 +44,10 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
             "--workers",
             type=not_negative,
             default=None,
-            help="processes on this machine (default: one a core, or one a GPU; 0: none, wait for `scaling worker` elsewhere)",
+            help="processes at once (default: one a core or GPU here, 8 with --executor; 0: none, wait for `scaling worker` elsewhere)",
         )
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
+    add_engine_arguments(run)
     run.add_argument("--max-time", metavar="TIME", help="end after so long, states saved and the laws of what is done written: 45 min, 2h")
     run.add_argument(
         "--log", choices=["tensorboard", "wandb"], action="append", default=[], help="curves for this program too; may be repeated"
@@ -59,17 +60,6 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         "--until", metavar="GOAL", help='train of the grid only what "ci_width(loss@params=N,tokens=D) < WIDTH" needs (docs/design.md)'
     )
     run.add_argument("--budget", metavar="FLOPS", help="with --until: training compute that may be spent (default: the whole grid's)")
-    worker = add("worker", worker_command, "one worker: train what is free in a results folder until nothing is")
-    worker.add_argument("results", metavar="RESULTS", type=Path)
-    worker.add_argument("--cpu", type=int, default=None, help="pin to this core")
-    worker.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="one of several processes that train every run together: where the first listens; auto: as Slurm, Open MPI or Kubernetes say",
-    )
-    worker.add_argument("--processes", type=not_negative, help="how many there are")
-    worker.add_argument("--process", type=not_negative, help="which one this is, from 0")
-    worker.add_argument("--follow", action="store_true", help="wait for hold-outs to be released; end when standard input closes")
     status = add("status", status_command, "done / running / failed / diverged / stopped / missing, with reasons")
     status.add_argument("results", metavar="RESULTS", type=Path)
     how = status.add_mutually_exclusive_group()
@@ -223,7 +213,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     budget = _check_until(arguments)
     resolved, root = _resolve(arguments.sweep, results=arguments.results)
     folder = Folder(root)
-    workers = default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
+    engine = chosen_engine(arguments, root)
+    workers = engine.workers if engine else default_workers(resolved.sweep.devices) if arguments.workers is None else arguments.workers
     deadline = _deadline(arguments.max_time, workers)
     if arguments.until and (arguments.max_time or resolved.sweep.budget != Budget()):
         raise UserError("--until bounds its compute by --budget; leave --max-time and [budget] out")
@@ -231,7 +222,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     write_atomic(root / "sweep.toml", find_sweep(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
-    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, logs=tuple(arguments.log))
+    session = Session(folder, resolved, workers, stopwatch, deadline=deadline, engine=engine, logs=tuple(arguments.log))
     if resolved.sweep.tune:
         session.tune()
         resolved = session.resolved
@@ -339,35 +330,7 @@ def _forget_failures(folder, resolved) -> None:
                 remove(folder.run(run.run_id))
 
 
-# ---------------------------------------------------------------- worker, clean
-
-
-def worker_command(arguments: argparse.Namespace) -> int:
-    """Train what is free, then end."""
-    from scaling.config import UserError
-    from scaling.launch import be_a_worker, pending_trunks
-    from scaling.record import Folder, read_resolved
-    from scaling.timings import Stopwatch
-
-    stopwatch = Stopwatch(since=time.monotonic() - time.process_time())  # the process has been busy since it began
-    several = (arguments.processes, arguments.process)
-    if arguments.coordinator in (None, "auto") and several != (None, None):
-        raise UserError("--processes and --process go with --coordinator HOST:PORT")
-    if arguments.coordinator not in (None, "auto") and (None in several or not arguments.process < arguments.processes):
-        raise UserError("--coordinator HOST:PORT needs --processes N and --process I, with I from 0 to N - 1")
-    here = 1 if arguments.coordinator == "auto" else read_resolved(arguments.results).sweep.devices.spread // (arguments.processes or 1)
-    stop = be_a_worker(cpu=arguments.cpu, dies_with_stdin=arguments.follow, cpu_devices=here)
-    from scaling.worker import join, work
-
-    if arguments.coordinator:
-        join(arguments.coordinator, processes=arguments.processes, process=arguments.process)
-
-    trained = work(arguments.results, follow=arguments.follow, notify=_say, stopwatch=stopwatch, stop=stop)
-    if not arguments.follow:
-        left = pending_trunks(Folder(arguments.results), read_resolved(arguments.results))
-        waiting = f"; {len(left)} trunks left (other workers, or hold-outs that wait for their forecast)" if left else ""
-        print(f"worker: trained {trained} trunks{waiting}; next: {program()} run SWEEP.toml fits and reports", file=sys.stderr)
-    return 0
+# ---------------------------------------------------------------- clean
 
 
 def clean_command(arguments: argparse.Namespace) -> int:

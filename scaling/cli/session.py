@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from scaling.calibration import learn, read_calibration, write_calibration
 from scaling.config import RunConfig
 from scaling.display import Display, clock
+from scaling.engines import Engine
 from scaling.estimate import Estimate
 from scaling.launch import launch
 from scaling.loggers import Logger
@@ -26,6 +27,7 @@ class Session:
     workers: int
     stopwatch: Stopwatch
     deadline: float = math.inf
+    engine: Engine | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[tuple[RunConfig, Timings]] = field(default_factory=list)
     before: set[str] = field(default_factory=set)
@@ -42,7 +44,14 @@ class Session:
         def train(part: Resolved) -> None:
             write_json(self.folder.resolved, part)
             self.stopwatch.switch("training")
-            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=self._watchers(part), deadline=self.deadline)
+            launch(
+                self.folder.root,
+                workers=self.workers,
+                next_runs=lambda: None,
+                display=self._watchers(part),
+                deadline=self.deadline,
+                engine=self.engine,
+            )
             self.stopwatch.switch("preparation")
 
         self.resolved = tuned(self.resolved, self.folder, train=train)
@@ -54,7 +63,13 @@ class Session:
         def train(part: Resolved, note: Callable[[], str]) -> None:
             write_json(self.folder.resolved, part)
             self.stopwatch.switch("training")
-            launch(self.folder.root, workers=self.workers, next_runs=lambda: None, display=Display(self.folder, part, note=note))
+            launch(
+                self.folder.root,
+                workers=self.workers,
+                next_runs=lambda: None,
+                display=Display(self.folder, part, note=note),
+                engine=self.engine,
+            )
             self.stopwatch.switch("preparation")
 
         self.resolved = adapt(self.resolved, self.folder, parse_goal(until), budget=budget, workers=self.workers, train=train)
@@ -63,7 +78,12 @@ class Session:
         """Run local workers until nothing is pending, with the forecast before the hold-outs."""
         self.stopwatch.switch("training")
         launch(
-            self.folder.root, workers=self.workers, next_runs=self._forecast, display=self._watchers(self.resolved), deadline=self.deadline
+            self.folder.root,
+            workers=self.workers,
+            next_runs=self._forecast,
+            display=self._watchers(self.resolved),
+            deadline=self.deadline,
+            engine=self.engine,
         )
         self.stopwatch.switch("analysis")
         self.seconds = self.stopwatch.lap().seconds
