@@ -50,7 +50,7 @@ def is_released(folder: Folder, trunk: Trunk) -> bool:
 
 
 def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1) -> Stop:
-    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent.
+    """Settings, and JAX imported with them: one thread, one core, freed memory kept, shared compilation cache, end with parent.
 
     `cpu_devices`: how many devices a CPU plays, where there are no others. Returns what others ask this worker to stop by: SIGTERM, or
     (`dies_with_stdin`) the end of its parent.
@@ -64,6 +64,9 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
+    from scaling.compiled import seal_compilation_cache  # imports JAX, which reads the environment
+
+    seal_compilation_cache()
     if dies_with_stdin:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
 

@@ -110,7 +110,7 @@ def look(root: Path) -> None:
     from scaling.tables import write_tables
 
     resolved, folder = read_resolved(root), Folder(root)
-    check_results(folder, resolved)
+    check_results(folder, resolved, notify=lambda said: None)
     pending_trunks(folder, resolved)
     rows = write_tables(root, resolved)
     assert {row["status"] for row in rows} <= {"done", "diverged", "failed", "running", "missing"}
