@@ -127,6 +127,8 @@ def code_version() -> str:
     """Version of the package, and the git commit (with `+changes`) when it runs from a checkout."""
     version = importlib.metadata.version("scaling-harness")
     root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # an installed package: a repository around its environment is another project's
+        return version
     try:
         commit = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=10"],

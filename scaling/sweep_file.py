@@ -34,17 +34,40 @@ MOST_RUNS = 100_000
 """Runs that a sweep may have: more is a slip of the pen, and a plan of it would fill the memory."""
 
 
+PACKAGED = Path(__file__).with_name("sweeps")
+"""The sweeps that ship with the package: a link to sweeps/ in the repository, a folder of copies in an installed wheel."""
+
+
+def packaged_sweeps() -> dict[str, Path]:
+    """Return the sweeps that ship with the package, by name."""
+    return {path.stem: path for path in sorted(PACKAGED.glob("*.toml"))}
+
+
+def find_sweep(name: str | Path) -> Path:
+    """Return the file of a path, else of a packaged sweep of that name.
+
+    Raises
+    ------
+    UserError
+        If there is neither; it says which are packaged.
+    """
+    if os.path.isfile(name):  # False also where the name is too long for a path
+        return Path(name)
+    packaged = packaged_sweeps()
+    if str(name) not in packaged:
+        raise UserError(f"{name}: no such sweep file, and no packaged sweep of that name; packaged: {', '.join(packaged)}")
+    return packaged[str(name)]
+
+
 def load_sweep(path: str | Path) -> Sweep:
-    """Read and check a sweep file.
+    """Read and check a sweep file, or a packaged sweep by its name.
 
     Raises
     ------
     UserError
         One line: the file, the key, what is allowed, what to do.
     """
-    path = Path(path)
-    if not os.path.isfile(path):  # False also where the name is too long for a path
-        raise UserError(f"{path}: no such sweep file; `ls sweeps/` shows those that ship with the project")
+    path = find_sweep(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

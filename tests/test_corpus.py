@@ -13,6 +13,14 @@ def test_the_default_corpus_needs_no_download_and_is_the_same_twice():
     np.testing.assert_array_equal(corpora.load("python-stdlib", content_hash=first.content_hash).train, first.train)
 
 
+def test_the_hash_is_that_of_the_text_on_any_machine(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{number:03}.txt").write_text(
+            f"Document {number}.\n\n" + "".join(f"{number * k % 97} bottles, \u4e2d\u6587.\n" for k in range(60))
+        )
+    assert corpora.prepare(str(tmp_path)).content_hash == "ac17510975be"  # found on another machine
+
+
 def test_no_text_is_in_both_splits(tmp_path):
     rng = np.random.default_rng(0)
     licence = "# a licence header that every file repeats, word for word, at its top\n# second line of it"

@@ -30,7 +30,8 @@ from scaling.launch import be_a_worker
 be_a_worker(cpu=None, dies_with_stdin=False, cpu_devices=4)
 from scaling.worker import work
 said = []
-print(json.dumps([work(Path(root), notify=said.append) for root in sys.argv[1:]] + said))
+trained = [work(Path(root), notify=said.append) for root in sys.argv[1:]]
+print(json.dumps([trained, said]))
 """
 
 
@@ -49,9 +50,11 @@ def ready(root: Path, resolved: Resolved) -> Folder:
     return Folder(root)
 
 
-def on_four_devices(*folders: Folder) -> list:
+def on_four_devices(*folders: Folder) -> tuple[list[int], list[str]]:
+    """Runs trained in each folder, and what the worker said."""
     command = [sys.executable, "-c", FOUR_DEVICES, *(str(folder.root) for folder in folders)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout.splitlines()[-1])
+    trained, said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout.splitlines()[-1])
+    return trained, said
 
 
 def assert_same_losses(folder: Folder, reference: Folder, resolved: Resolved, *, devices: int) -> None:
@@ -78,14 +81,15 @@ def test_losses_on_every_mesh_and_states_that_go_from_one_to_another(tmp_path, t
         ready(tmp_path / f"{data}x{parameters}", planned(tiny_sweep, data=data, parameters=parameters)) for data, parameters in MESHES
     ]
     begun = [ready(tmp_path / name, planned(tiny_sweep, data=2, parameters=2, branches=1)) for name in ("moves", "to one")]
-    assert on_four_devices(*folders, *begun) == [1] * 5
+    trained, _ = on_four_devices(*folders, *begun)
+    assert trained == [1] * 5
     for folder in folders:
         assert_same_losses(folder, reference, resolved, devices=4)
         assert len(list(folder.root.glob("trunks/*/state-*"))) == 1
     ready(begun[0].root, planned(tiny_sweep, data=1, parameters=4))
-    trained, *said = on_four_devices(begun[0])
+    trained, said = on_four_devices(begun[0])
     ready(begun[1].root, resolved)
-    assert trained == work(begun[1].root, notify=said.append) == 1
+    assert trained == [work(begun[1].root, notify=said.append)] == [1]
     assert sum("continues at step" in line for line in said) == 2
     for folder in begun:
         for run in resolved.runs:

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     top = OneLineParser(
         prog="scaling",
         description="Train grids of model size x data size, fit scaling laws with honest intervals, see what to train next.",
-        epilog="Start here: scaling run sweeps/quickstart.toml      (docs/sweeps.md explains every key of a sweep file)",
+        epilog="Start here: scaling run quickstart      (docs/sweeps.md explains every key of a sweep file)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"scaling {__version__}")

@@ -16,7 +16,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     def add(name: str, function, summary: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}")
         made.set_defaults(run=function)
-        made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
+        made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file, or the name of a packaged sweep")
         made.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="root of results (default: results)")
         return made
 
@@ -41,6 +41,7 @@ def tune_command(arguments: argparse.Namespace) -> int:
     from scaling.config import UserError
     from scaling.launch import default_workers
     from scaling.record import Folder, write_atomic, write_json
+    from scaling.sweep_file import find_sweep
     from scaling.tables import write_tables
     from scaling.timings import Stopwatch
 
@@ -49,7 +50,7 @@ def tune_command(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.sweep} has no [tune]; say which rates to try where (docs/sweeps.md)")
     folder = Folder(root)
     root.mkdir(parents=True, exist_ok=True)
-    write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
+    write_atomic(root / "sweep.toml", find_sweep(arguments.sweep).read_bytes())
     session = Session(folder, resolved, arguments.workers or default_workers(resolved.sweep.devices), Stopwatch("preparation"))
     session.tune()
     write_json(folder.resolved, session.resolved)

@@ -39,7 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     plan = add("plan", plan_command, "show what a sweep would run: parameters, tokens, FLOPs, estimated time")
     run = add("run", run_command, "train what is missing, then fit, plot and report; safe to interrupt and to repeat")
     for made in (plan, run):
-        made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file")
+        made.add_argument("sweep", metavar="SWEEP.toml", help="the sweep file, or the name of a packaged sweep: quickstart")
         made.add_argument(
             "--workers",
             type=not_negative,
@@ -216,6 +216,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     from scaling.launch import check_results, default_workers, pending_trunks
     from scaling.loggers import Logger, check_library
     from scaling.record import Folder, write_atomic, write_json
+    from scaling.sweep_file import find_sweep
 
     for kind in arguments.log:
         check_library(kind)
@@ -227,7 +228,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     if arguments.until and (arguments.max_time or resolved.sweep.budget != Budget()):
         raise UserError("--until bounds its compute by --budget; leave --max-time and [budget] out")
     root.mkdir(parents=True, exist_ok=True)
-    write_atomic(root / "sweep.toml", Path(arguments.sweep).read_bytes())
+    write_atomic(root / "sweep.toml", find_sweep(arguments.sweep).read_bytes())
     if arguments.retry:
         _forget_failures(folder, resolved)
     session = Session(folder, resolved, workers, stopwatch, deadline=deadline, logs=tuple(arguments.log))
