@@ -47,7 +47,7 @@ class CriticalPoint:
     reducible_left : float
         ``(L - E) / L`` there; NaN for laws without a floor.
     beyond_data : bool
-        Whether `value` is above that of every fitted run.
+        Whether `value` is above or below that of every fitted run.
     held : str
         What is held fixed along the axis.
     draws_without : float
@@ -229,7 +229,7 @@ def _point(fit: Fit, axis: Axis, name: str, share: float, values: Array, unique_
     loss = float(loss_along(fit.law, fit.params, axis, value, unique_tokens)) if math.isfinite(value) else NAN
     return CriticalPoint(
         axis=axis.name, value=value, ci_low=low, ci_high=high, loss=loss, share=share, reducible_left=_left(fit, loss),
-        beyond_data=bool(value > axis.runs.max()), held=axis.held, name=name,
+        beyond_data=bool(value < axis.runs.min() or value > axis.runs.max()), held=axis.held, name=name,
         draws_without=float((~np.isfinite(draws)).mean()) if len(draws) else NAN,
     )  # fmt: skip
 

@@ -72,12 +72,9 @@ def laws(analysis: Analysis) -> str:
 
 
 def formula(law: Law) -> str:
-    """Write a formula as HTML: sums of powers as in print, others as code."""
-    return (
-        f"<code>{text(law.formula)}</code>"
-        if power_sum(law.expression) is None
-        else f'<span class="formula">L = {printed(law.formula)}</span>'
-    )
+    """Write a formula as HTML: as in print where sums, fractions and powers are all there is, others as code."""
+    as_code = power_sum(law.expression) is None and re.search(r"[*;]|\w\(|\^\(", law.formula)
+    return f"<code>{text(law.formula)}</code>" if as_code else f'<span class="formula">L = {printed(law.formula)}</span>'
 
 
 def printed(words: str) -> str:

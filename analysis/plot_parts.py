@@ -119,7 +119,7 @@ def draw_forecasts(forecasts: Frame, ax: Axes, *, x: str) -> Axes:
             ax.plot([at], [row.observed], "*", color=HOLDOUT, markersize=15, markeredgecolor="white", zorder=6)
     if len(forecasts):
         last = forecasts.iloc[int(np.argmax(forecasts[x].to_numpy()))]
-        text = "hold-out ★\nand forecast" if pd.notna(last.observed) else "forecast"
+        text = "hold-out\nand forecast" if pd.notna(last.observed) else "forecast"
         low = float(np.nanmin([last.pi_low, last.pi_model_low, last.predicted]))
         ax.annotate(
             text, (float(last[x]), low), xytext=(4, -7), textcoords="offset points", ha="right", va="top", fontsize=SMALL,

@@ -208,7 +208,7 @@ def _critical(analysis: Analysis) -> list[str]:
     """One line a critical point."""
     lines = [""] if analysis.critical else []
     for point in analysis.critical:
-        left = f"(L - E)/L = {100 * point.reducible_left:.2g} %" if math.isfinite(point.reducible_left) else "no floor in this law"
+        left = f"(L - E)/L = {100 * point.reducible_left:.3g} %" if math.isfinite(point.reducible_left) else "no floor in this law"
         quantity = {"N": "N = {:.2e}", "D": "D = {:.2e} tokens", "C": "C = {:.2e} FLOPs"}[point.axis].format(point.value)
         band = _band(point.ci_low, point.ci_high, ".2g")
         where = "beyond the data: an extrapolation" if point.beyond_data else "inside the data"

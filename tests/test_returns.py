@@ -90,6 +90,11 @@ def test_critical_points_in_closed_form(fitted: Fit) -> None:
     assert dearest.value == float((6 * fitted.frame["N"] * fitted.frame["D"]).max())
 
 
+def test_a_point_below_every_run_is_an_extrapolation_too(fitted: Fit) -> None:
+    point = next(point for point in critical_points(fitted, share=0.1) if point.axis == "N")
+    assert point.share == 0.1 and point.value < fitted.frame["N"].min() and point.beyond_data
+
+
 def test_knee_of_any_law_has_equal_slopes(skaling: Fit) -> None:
     knee = next(point for point in critical_points(skaling) if "knee" in point.name)
     n, d, h = knee.value, float(skaling.frame["D"].max()), 1e-5

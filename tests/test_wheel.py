@@ -36,7 +36,12 @@ def test_wheel_holds_code_data_and_sweeps(tmp_path: Path) -> None:
     packed.extractall(unpacked)
     code = "from scaling.sweep_file import find_sweep; print(find_sweep('quickstart'))"
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(unpacked)}, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert Path(found.stdout.strip()) == unpacked / "scaling" / "sweeps" / "quickstart.toml"
 
