@@ -64,9 +64,6 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
-    from scaling.compiled import seal_compilation_cache  # imports JAX, which reads the environment
-
-    seal_compilation_cache()
     if dies_with_stdin:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
 
@@ -76,6 +73,9 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1)
             stop.request(grace=PARENT_GONE_GRACE)
 
         threading.Thread(target=watch, daemon=True).start()
+    from scaling.compiled import seal_compilation_cache  # imports JAX, which reads the environment
+
+    seal_compilation_cache()
     return stop
 
 
