@@ -28,7 +28,7 @@ class SealedCache:
 
 
 def seal_compilation_cache() -> bool:
-    """Let JAX use this cache, before it compiles anything; whether it will. If this JAX has no such part, its own cache stays, with a note."""
+    """Let JAX use this cache, before it compiles anything; False if this JAX has no such part: its own cache stays, with a note."""
     try:
         from jax._src import compilation_cache
         from jax._src.compilation_cache import get_file_cache  # noqa: F401  # replaced below; without it there is nothing to replace
