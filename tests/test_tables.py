@@ -189,5 +189,5 @@ def test_what_a_killed_writer_left_of_a_file_goes_when_it_is_written_again(tmp_p
         os.utime(path, (0, 0))
     assert write_text(tmp_path / "a.csv", "whole").read_text() == "whole"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.csv.124.tmp", ".b.csv.123.tmp", "a.csv"]
-    with pytest.raises(UserError, match=r"a\.csv/b: cannot be written \(Not a directory\)"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "a.csv" / "b", "")
