@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from analysis.drawings import draw_loss_against, draw_loss_curves, draw_residual
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.drawings_runs import draw_coordinates, draw_noise, draw_rate_law, draw_rates, draw_windows
 from analysis.errors import UserError
+from analysis.files import write_bytes
 from analysis.fitting import main_fit
 from analysis.plot_parts import axis_name, held_note, runs_of
 from analysis.plot_style import MOST_LEVELS, SMALL, Frame, distinct, new_figure, title
@@ -274,19 +274,9 @@ def plot_all(analysis: Analysis, folder: str | Path, *, format: str = "png") -> 
 def write_figures(drawn: Iterator[tuple[str, Figure]], folder: str | Path, *, format: str = "png") -> list[Path]:
     """Write figures to ``folder/plots/NAME.FORMAT``; see `plot_all`."""
     formats = parse_formats(format)
-    target = Path(folder) / "plots"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"plot: cannot write to {target} ({error.strerror}); choose a folder that can be written") from error
     written: list[Path] = []
     for name, figure in drawn:
-        for kind in formats:
-            temporary = target / f".{name}.{os.getpid()}.tmp"
-            save_figure(figure, temporary, kind)
-            path = target / f"{name}.{kind}"
-            os.replace(temporary, path)
-            written.append(path)
+        written += [write_bytes(Path(folder) / "plots" / f"{name}.{kind}", figure_bytes(figure, kind)) for kind in formats]
     return written
 
 
@@ -299,16 +289,17 @@ def parse_formats(text: str) -> list[str]:
     return formats
 
 
-def save_figure(figure: Figure, path: Path, format: str) -> None:
-    """Write one figure without dates, so that the same input gives the same bytes; PNGs with a palette, a quarter of the size."""
+def figure_bytes(figure: Figure, format: str) -> bytes:
+    """One figure without dates, so that the same input gives the same bytes; PNGs with a palette, a quarter of the size."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
     if format != "png":
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[format]
-        figure.savefig(path, format=format, metadata=metadata)
-        return
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    buffer.seek(0)
-    with Image.open(buffer) as image:
+        figure.savefig(drawn, format=format, metadata=metadata)
+        return drawn.getvalue()
+    figure.savefig(drawn, format="png")
+    drawn.seek(0)
+    with Image.open(drawn) as image:
         small = image.convert("RGB").quantize(PALETTE, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     small.putpalette([255 if value >= NEARLY_WHITE else value for value in small.getpalette() or []])
-    small.save(path, "PNG", optimize=True)
+    small.save(packed, "PNG", optimize=True)
+    return packed.getvalue()

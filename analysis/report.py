@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from analysis import page_sections as sections
 from analysis.checklist import UNKNOWN, checklist_items, checklist_markdown, question
-from analysis.errors import UserError
+from analysis.files import write_text
 from analysis.page_data import page_data, page_json
 from analysis.page_tables import HEADINGS, facts, folded, table, text
 from analysis.report_text import answer
@@ -51,12 +50,8 @@ def write_report(analysis: Analysis, folder: str | Path, plots: Sequence[str | P
     """
     folder = Path(folder)
     page = _page(analysis, folder, [Path(plot) for plot in plots])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "checklist.md", checklist_markdown(analysis, folder))
-        return _write(folder / "report.html", page)
-    except OSError as error:
-        raise UserError(f"report: cannot write to {folder} ({error.strerror}); choose a folder that can be written") from error
+    write_text(folder / "checklist.md", checklist_markdown(analysis, folder))
+    return write_text(folder / "report.html", page)
 
 
 def page_script() -> str:
@@ -64,13 +59,6 @@ def page_script() -> str:
     files = resources.files("analysis").joinpath("page")
     parts = [files.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS]
     return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
-
-
-def _write(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def _page(analysis: Analysis, folder: Path, plots: Sequence[Path]) -> str:

@@ -86,19 +86,27 @@ def terminate(bench: Bench, tries: int) -> Row:
 
 
 def out_of_memory(bench: Bench, tries: int) -> Row:
-    """The kernel kills a worker that outgrows its memory (cgroup), again and again; with more memory, the next run finishes."""
-    outcomes, named = [], 0
-    for _ in range(tries):
-        results, group = bench.fresh("memory"), MEMORY / f"drill-{os.getpid()}"
+    """The kernel kills every worker that begins a trunk (a memory group that is closed then), until the launcher says why and ends."""
+    outcomes, named, killed = [], 0, 0
+    for number in range(tries):
+        results, group = bench.fresh("memory"), MEMORY / f"drill-{os.getpid()}-{number}"
+        limit = group / "memory.limit_in_bytes"
         group.mkdir()
-        (group / "memory.limit_in_bytes").write_text("160M")
-        launcher = bench.start(results, "--workers", "1")
-        while launcher.poll() is None:  # every worker of this launcher moves into the small group once it holds a trunk
-            for pid in claimed(results / "drill").values():
-                with suppress(OSError):
+        launcher, doomed = bench.start(results, "--workers", "1"), -1
+        while launcher.poll() is None:
+            workers = workers_of(launcher)
+            for pid in workers:
+                with suppress(OSError):  # it has just ended
                     (group / "cgroup.procs").write_text(str(pid))
-            time.sleep(0.05)
+            if doomed not in workers:  # the next one starts with all the memory there is
+                killed, doomed = killed + (doomed > 0), -1
+                limit.write_text("-1")
+            if doomed < 0 and (holders := set(workers) & set(claimed(results / "drill").values())):
+                doomed = holders.pop()
+                with suppress(OSError):  # less than it has now: the kernel refuses, and the next look tries again
+                    limit.write_text(str(int((group / "memory.usage_in_bytes").read_text()) + (1 << 20)))
+            time.sleep(0.02)
         group.rmdir()
-        named += "out of memory" in (bench.home / "launcher.log").read_text()
+        named += "out of memory?" in (bench.home / "launcher.log").read_text()
         outcomes.append(bench.after(results))
-    return bench.row("worker killed by the kernel for its memory", outcomes, seen=f"said so: {named} of {tries}")
+    return bench.row("worker killed by the kernel for its memory", outcomes, seen=f"{killed} killed; the command says so: {named} of {tries}")

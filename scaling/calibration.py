@@ -19,7 +19,7 @@ from scaling.accounting import training_flops_per_token
 from scaling.config import RECIPE_VERSION, ModelConfig, Positive, Precision, RunConfig, TrunkConfig, canonical_hash
 from scaling.corpus import cache_folder
 from scaling.environment import machine_facts, platform_of_workers, visible_gpus
-from scaling.record import write_json
+from scaling.sealed import read_sealed, write_sealed
 from scaling.timings import Timings
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
@@ -177,20 +177,22 @@ def unmeasured(calibration: Calibration, configs: Iterable[TrunkConfig]) -> list
 def calibration_path(workers: int, spread: int = 1) -> Path:
     """Where the calibration for `workers` workers side by side, each on `spread` devices, lies: with the compiled programs."""
     code = [canonical_hash((Path(__file__).parent / f"{name}.py").read_text()) for name in _COMPILED_CODE]
-    return cache_folder() / "compiled" / "calibration" / f"{canonical_hash([machine_facts(), RECIPE_VERSION, code, workers, spread])}.json"
+    key = canonical_hash([machine_facts(), RECIPE_VERSION, code, workers, spread])
+    return cache_folder() / "compiled" / "calibration" / f"{key}.sealed"
 
 
 def read_calibration(workers: int, spread: int = 1) -> Calibration:
     """What is known of this machine: nothing, when the file is missing, damaged or from another version."""
     try:
-        return msgspec.json.decode(calibration_path(workers, spread).read_bytes(), type=Calibration)
+        known = read_sealed(calibration_path(workers, spread))
+        return msgspec.json.decode(known, type=Calibration) if known else Calibration()
     except (OSError, msgspec.MsgspecError):
         return Calibration()
 
 
 def write_calibration(calibration: Calibration, *, workers: int, spread: int = 1) -> None:
     """Keep it for the next command."""
-    write_json(calibration_path(workers, spread), calibration)
+    write_sealed(calibration_path(workers, spread), msgspec.json.encode(calibration))
 
 
 # ---------------------------------------------------------------- measuring and learning
@@ -232,6 +234,7 @@ def measure(calibration: Calibration, configs: list[TrunkConfig], *, workers: in
         if process.returncode != 0:
             reason = (said.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
             raise MeasuringFailed(f"exit code {process.returncode}: {reason}")
+        sys.stderr.write(said.decode(errors="replace"))
         results.append(msgspec.json.decode(out, type=Calibration))
     shapes = [_mean([s for result in results for s in result.shapes if s.key == shape_key(config)]) for config in configs]
     return msgspec.structs.replace(calibration.with_shapes(shapes), start_up=max(result.start_up for result in results))

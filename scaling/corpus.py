@@ -4,8 +4,6 @@ Text is cleaned and split by `scaling.prepare`; that is the corpus in bytes. Oth
 document. The content hash covers tokens, splits and documents, and is part of every `run_id`.
 """
 
-import json
-import os
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,8 @@ from scaling.config import Split, TextOptions, UserError, canonical_hash
 from scaling.encoding import encode
 from scaling.places import cache_folder
 from scaling.prepare import Notify, clean, silent
-from scaling.sources import check_corpus, documents, fetch_missing, is_synthetic, parse
+from scaling.sealed import read_sealed, write_sealed
+from scaling.sources import check_corpus, check_fetched, documents, fetch_missing, is_synthetic, parse
 from scaling.token_store import PREPARATION_VERSION
 from scaling.tokenizer import fingerprint
 
@@ -145,21 +144,15 @@ def prepare(name: str, *, tokenizer: str = "bytes", options: TextOptions | None 
     options = options or TextOptions()
     check_corpus(name)
     key = _key(name, tokenizer, options, notify)
-    index = cache_folder() / "corpora" / "index" / f"{key}.json"
-    try:
-        content_hash = str(json.loads(index.read_bytes()))
-    except (OSError, ValueError):
-        content_hash = ""
-    if content_hash and (corpus := _read(content_hash, name=name)) is not None:
+    index = cache_folder() / "corpora" / "index" / f"{key}.sealed"
+    content_hash = read_sealed(index)
+    if content_hash and (corpus := _read(content_hash.decode(), name=name)) is not None:
         return corpus
     if tokenizer != "bytes":
         corpus = _encode(prepare(name, options=options, notify=notify), tokenizer, notify)
     else:
         corpus = _generate(name) if is_synthetic(name) else _clean(name, options, notify)
-    index.parent.mkdir(parents=True, exist_ok=True)
-    scratch = index.with_name(f".{index.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(corpus.content_hash))
-    os.replace(scratch, index)
+    write_sealed(index, corpus.content_hash.encode())
     return corpus
 
 
@@ -176,6 +169,7 @@ def _key(name: str, tokens: str, options: TextOptions, notify: Notify) -> str:
 
 
 def _clean(name: str, options: TextOptions, notify: Notify) -> Corpus:
+    check_fetched(name, notify=notify)
     with token_store.scratch() as folder:
         made = clean(name, documents(name, options), options, folder, notify=notify)
         facts = [source.facts() for source in parse(name)]

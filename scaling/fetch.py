@@ -16,6 +16,7 @@ from scaling.catalogue import NamedCorpus, Part
 from scaling.config import UserError
 from scaling.extract import extract, matches
 from scaling.places import cache_folder
+from scaling.sealed import give_up
 
 SECONDS = 900
 """A client that takes longer for one package is given up; what it has fetched of other parts stays."""
@@ -30,11 +31,30 @@ def part_folder(part: Part) -> Path:
 
 
 def read_manifest(part: Part) -> dict | None:
-    """What is known of a fetched part, or None when it is not here."""
+    """What is known of a fetched part, or None: it is not here, or it was damaged and is set aside now."""
     try:
-        return json.loads((part_folder(part) / "manifest.json").read_bytes())
-    except (OSError, ValueError):
+        return dict(json.loads((part_folder(part) / "manifest.json").read_bytes()))
+    except OSError:
         return None
+    except (ValueError, TypeError):
+        give_up(part_folder(part))
+        return None
+
+
+def check_part(part: Part) -> None:
+    """Set a fetched part aside whose text is not the one that its manifest tells of."""
+    if (manifest := read_manifest(part)) is None:
+        return
+    digest = hashlib.sha256()
+    try:
+        with open(part_folder(part) / "documents.jsonl", "rb") as lines:
+            for line in lines:
+                digest.update(json.loads(line)["text"].encode() + b"\0")
+        intact = digest.hexdigest() == manifest.get("sha256")
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        give_up(part_folder(part))
 
 
 def fetch(corpus: NamedCorpus, *, notify: Callable[[str], None]) -> list[dict]:

@@ -52,7 +52,7 @@ def is_released(folder: Folder, trunk: Trunk) -> bool:
 
 
 def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1) -> Stop:
-    """Settings before JAX is imported: one thread, one core, freed memory kept, shared compilation cache, end with parent.
+    """Settings, and JAX imported with them: one thread, one core, freed memory kept, shared compilation cache, end with parent.
 
     `cpu_devices`: how many devices a CPU plays, where there are no others. Returns what others ask this worker to stop by: SIGTERM, or
     (`dies_with_stdin`) the end of its parent.
@@ -75,6 +75,9 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1)
             stop.request(grace=PARENT_GONE_GRACE)
 
         threading.Thread(target=watch, daemon=True).start()
+    from scaling.compiled import seal_compilation_cache  # imports JAX, which reads the environment
+
+    seal_compilation_cache()
     return stop
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from scaling.catalogue import CORPORA, DEFAULT, Part
 from scaling.config import TextOptions, UserError, canonical_hash
 from scaling.documents import Document, Found, local_files, read_files, stdlib_files
-from scaling.fetch import fetch, part_folder, read_manifest
+from scaling.fetch import check_part, fetch, part_folder, read_manifest
 from scaling.synthetic import SOURCES
 
 FETCHED = TextOptions()
@@ -115,6 +115,14 @@ def fetch_missing(name: str, *, notify: Callable[[str], None]) -> None:
             head = source.label.partition("/")[0]
             corpus = CORPORA[head]
             fetch(corpus.__class__(corpus.name, corpus.summary, corpus.megabytes, source.parts), notify=notify)
+
+
+def check_fetched(name: str, *, notify: Callable[[str], None]) -> None:
+    """Fetch again what is damaged of named corpora in `name`."""
+    for source in parse(name):
+        for part in source.parts:
+            check_part(part)
+    fetch_missing(name, notify=notify)
 
 
 def documents(name: str, options: TextOptions) -> Iterator[Found]:

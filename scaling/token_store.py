@@ -14,9 +14,13 @@ import numpy as np
 
 from scaling.places import cache_folder
 from scaling.prepare import SPLITS
+from scaling.sealed import give_up, read_sealed, write_sealed
 
 PREPARATION_VERSION = 2
 """Raised whenever the same text would give other tokens; part of the content hash, so of every `run_id`."""
+
+META = "corpus.sealed"
+"""JSON under its checksum: what `store` is given, but the tokens."""
 
 _CHUNK = 1 << 22
 
@@ -39,7 +43,7 @@ def place(content_hash: str) -> Path:
 
 
 def store(folder: Path, made: dict[str, Any]) -> str:
-    """Complete a folder of {split}.bin files with corpus.json and rename it to its content hash, which is returned.
+    """Complete a folder of {split}.bin files with corpus.sealed and rename it to its content hash, which is returned.
 
     Parameters
     ----------
@@ -47,11 +51,12 @@ def store(folder: Path, made: dict[str, Any]) -> str:
     """
     documents = {split: [int(at) for at in made["documents"][split]] for split in ("heldout", "tune")}
     meta = {**{key: made[key] for key in ("name", "tokenizer", "dtype", "facts", "domains")}, "documents": documents}
+    meta["files"] = {path.name: _sha256(path) for path in sorted(folder.glob("*.json"))}  # a tokenizer; the content hash holds the rest
     content_hash = _content_hash(folder, meta)
     target = place(content_hash)
     if read(content_hash) is not None:
         return content_hash
-    (folder / "corpus.json").write_text(json.dumps(meta, indent=1))
+    write_sealed(folder / META, json.dumps(meta).encode())
     shutil.rmtree(target, ignore_errors=True)
     with contextlib.suppress(OSError):  # another process was first: its folder holds the same content
         os.replace(folder, target)
@@ -76,11 +81,16 @@ def _content_hash(folder: Path, meta: dict[str, Any]) -> str:
 
 
 def read(content_hash: str) -> dict[str, Any] | None:
-    """Fields of a `scaling.corpus.Corpus`, memory-mapped, or None when it is not there or not intact."""
+    """Fields of a `scaling.corpus.Corpus`, memory-mapped, or None: it is not there, or it was damaged and is set aside now."""
     folder = place(content_hash)
     try:
-        meta = json.loads((folder / "corpus.json").read_bytes())
-        if _content_hash(folder, meta) != content_hash:
+        sealed = read_sealed(folder / META)
+        if sealed is None:
+            return None
+        meta = json.loads(sealed)
+        tokenizer_intact = all(_sha256(folder / name) == digest for name, digest in meta["files"].items())
+        if not tokenizer_intact or _content_hash(folder, meta) != content_hash:
+            give_up(folder)
             return None
         dtype = np.dtype(meta["dtype"])
         fields: dict[str, Any] = {split: _mapped(folder / f"{split}.bin", dtype) for split in SPLITS}
@@ -90,8 +100,13 @@ def read(content_hash: str) -> dict[str, Any] | None:
                 fields[f"{split}_bytes"] = _mapped(path, np.dtype(np.int32))
         domains = {name: {split: (int(a), int(b)) for split, (a, b) in ranges.items()} for name, ranges in meta["domains"].items()}
         return {**fields, "tokenizer": meta["tokenizer"], "facts": meta["facts"], "domains": domains}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except FileNotFoundError:
+        give_up(folder)
         return None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:

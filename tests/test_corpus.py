@@ -39,12 +39,26 @@ def test_no_text_is_in_both_splits(tmp_path):
     assert heldout_blocks and not train_blocks & heldout_blocks
 
 
-def test_a_damaged_cache_is_prepared_again(text_folder):
+@pytest.mark.parametrize("name", ["train.bin", "tune.bin", "corpus.sealed", "../index"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_cache_is_named_set_aside_and_prepared_again(text_folder, tmp_path, monkeypatch, caplog, name, damage):
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
     corpus = corpora.prepare(str(text_folder))
-    train = np.array(corpus.train)  # the corpus itself is a view of the file
-    path = corpora.cache_folder() / "corpora" / corpus.content_hash / "train.bin"
-    path.write_bytes(path.read_bytes()[:-5])
+    train, facts = np.array(corpus.train), corpus.facts  # the corpus itself is a view of the file
+    path = tmp_path / "corpora" / corpus.content_hash / name
+    path = next(path.iterdir()) if path.is_dir() else path
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        middle = len(data) // 2
+        path.write_bytes(data[:-5] if damage == "cut" else data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :])
+    again = corpora.prepare(str(text_folder))
+    np.testing.assert_array_equal(again.train, train)
+    assert again.facts == facts and again.content_hash == corpus.content_hash
     np.testing.assert_array_equal(corpora.load(str(text_folder), content_hash=corpus.content_hash).train, train)
+    if damage != "gone":
+        assert path.name in caplog.text or corpus.content_hash in caplog.text
+        assert len([*(tmp_path / "corpora").rglob("*.damaged-1")]) == 1
 
 
 def test_changed_text_is_refused(text_folder):

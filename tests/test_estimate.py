@@ -8,6 +8,7 @@ from scaling.calibration import Calibration, Shape, learn, measure, read_calibra
 from scaling.estimate import PASS_SECONDS, estimate
 from scaling.plan import group_trunks, resolve
 from scaling.record import Folder
+from scaling.sealed import write_sealed
 from scaling.sweep_file import load_sweep
 from scaling.timings import KINDS, Stopwatch, Timings, describe, worker_seconds
 
@@ -113,7 +114,11 @@ def test_a_damaged_calibration_counts_as_none(trunks, damage, monkeypatch, tmp_p
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
     write_calibration(known(trunks), workers=2)
     assert read_calibration(2) == known(trunks) and read_calibration(3) == Calibration()
-    calibrations.calibration_path(2).write_bytes(damage)
+    path = calibrations.calibration_path(2)
+    path.write_bytes(damage)
+    assert read_calibration(2) == Calibration()
+    assert path.with_name(f"{path.name}.damaged-1").read_bytes() == damage and not path.exists()
+    write_sealed(path, damage)  # whole, but of another version
     assert read_calibration(2) == Calibration()
 
 

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from scaling.sealed import read_sealed
+
 TIMING = {"train_seconds", "eval_seconds", "overhead_seconds", "host", "finished_at", "attempts"}
 
 
@@ -234,12 +236,12 @@ def test_plan_measures_this_machine_once_and_a_run_renews_it(tiny_sweep, tmp_pat
     assert first.returncode == second.returncode == 0, first.stderr
     assert "measuring this machine" in first.stderr and "measuring" not in second.stderr
     assert "rough" not in first.stderr + second.stderr and not (tmp_path / "tiny").exists()
-    (calibration,) = (tmp_path / "cache" / "compiled" / "calibration").glob("*.json")
-    before = json.loads(calibration.read_bytes())
+    (calibration,) = (tmp_path / "cache" / "compiled" / "calibration").glob("*.sealed")
+    before = json.loads(read_sealed(calibration))
     assert sorted(shape["model"]["d_model"] for shape in before["shapes"]) == [8, 24]
     done = scaling("run", tiny_sweep, "--results", tmp_path, env=environment)
     assert done.returncode == 0 and "rough" not in done.stderr and "were expected" in done.stderr, done.stderr
-    after = json.loads(calibration.read_bytes())
+    after = json.loads(read_sealed(calibration))
     assert sorted(shape["model"]["d_model"] for shape in after["shapes"]) == [8, 16, 24] and after["analysis"] != before["analysis"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from test_uncertainty import as_runs, simulated, true_loss
 
 from analysis.errors import UserError
+from analysis.files import write_text
 from analysis.fitting import fit
 from analysis.forecast import read_forecasts, register, score
 from analysis.report_text import summary
@@ -176,3 +178,16 @@ def test_a_forecast_is_scored_once_by_its_thresholds_and_what_is_irregular_is_to
     (tmp_path / "runs" / "big" / "config.json").write_text(json.dumps({"forecast": path.stem}))
     notes = {forecast["forecast_id"]: forecast["notes"] for forecast in read_forecasts(tmp_path)}
     assert "one of 2 forecasts of this run" in notes[path.stem]
+
+
+def test_what_a_killed_writer_left_of_a_file_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    """As a plot's temporary file that stayed when the machine died: old ones of the same name go, young ones may be in use."""
+    old, other, young = (tmp_path / name for name in (".a.csv.123.tmp", ".b.csv.123.tmp", ".a.csv.124.tmp"))
+    for path in (old, other, young):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    assert write_text(tmp_path / "a.csv", "whole").read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.csv.124.tmp", ".b.csv.123.tmp", "a.csv"]
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "a.csv" / "b", "")
