@@ -109,4 +109,6 @@ def out_of_memory(bench: Bench, tries: int) -> Row:
         group.rmdir()
         named += "out of memory?" in (bench.home / "launcher.log").read_text()
         outcomes.append(bench.after(results))
-    return bench.row("worker killed by the kernel for its memory", outcomes, seen=f"{killed} killed; the command says so: {named} of {tries}")
+    return bench.row(
+        "worker killed by the kernel for its memory", outcomes, seen=f"{killed} killed; the command says so: {named} of {tries}"
+    )

@@ -120,7 +120,9 @@ def test_the_committed_report_shows_the_tables() -> None:
     (forecast,) = pd.read_csv(REFERENCE / "quickstart" / "predictions.csv").query("kind == 'forecast'").to_dict("records")
     section = re.sub(r"<.*?>", " ", page[page.index('<section id="forecasts"') : page.index('<section id="plots"')])
     keys = ("predicted", "pi_low", "pi_high", "pi_model_low", "pi_model_high", "predicted_model", "observed")
-    shown = re.findall(r"predicted ([\d.]+).*true: \[([\d.]+), ([\d.]+)\].*law: \[([\d.]+), ([\d.]+)\] about ([\d.]+).*?observed ([\d.]+)", section)[0]
+    shown = re.findall(
+        r"predicted ([\d.]+).*true: \[([\d.]+), ([\d.]+)\].*law: \[([\d.]+), ([\d.]+)\] about ([\d.]+).*?observed ([\d.]+)", section
+    )[0]
     assert all(agrees(a, forecast[key]) for a, key in zip(shown, keys))
     assert forecast["verdict"] == "accepted" and "verdict: accepted" in section
     (stamp,) = re.findall(r"runs.csv, SHA-256 ([0-9a-f]{64})", page)
