@@ -15,15 +15,15 @@ def write_sealed(path: Path, data: bytes) -> None:
     write_atomic(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
 
-def read_sealed(path: Path) -> bytes | None:
-    """What was written, or None: the file is not there, or it was damaged and is set aside now."""
+def read_sealed(path: Path, *, part_of: Path | None = None) -> bytes | None:
+    """What was written, or None: the file is not there, or it was damaged and is set aside now, with the folder that it is part of."""
     try:
         checksum, _, data = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
         return None
     if checksum == hashlib.sha256(data).hexdigest().encode():
         return data
-    give_up(path)
+    give_up(part_of or path)
     return None
 
 

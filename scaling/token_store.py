@@ -84,7 +84,7 @@ def read(content_hash: str) -> dict[str, Any] | None:
     """Fields of a `scaling.corpus.Corpus`, memory-mapped, or None: it is not there, or it was damaged and is set aside now."""
     folder = place(content_hash)
     try:
-        sealed = read_sealed(folder / META)
+        sealed = read_sealed(folder / META, part_of=folder)
         if sealed is None:
             return None
         meta = json.loads(sealed)

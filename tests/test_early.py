@@ -169,6 +169,7 @@ def test_a_tuning_sweep_stops_rates_without_hope_and_says_so(tmp_path, text_fold
     before = (tmp_path / "stopping" / "staged" / "early.json").read_text()
     assert main(["tune", str(tmp_path / "stopping.toml"), "--results", str(tmp_path / "stopping"), "--workers", "2"]) == 0
     assert (tmp_path / "stopping" / "staged" / "early.json").read_text() == before
+    capsys.readouterr()
     assert main(["status", str(tmp_path / "stopping" / "staged"), "--json"]) == 0
     assert len(stopped) == json.dumps(json.loads(capsys.readouterr().out)).count('"stopped"')
 

@@ -121,7 +121,7 @@ def test_unknown_format_is_a_mistake(analysed: Analysis, tmp_path: Path) -> None
     with pytest.raises(UserError, match="png, svg, pdf"):
         plot_all(analysed, tmp_path, format="exe")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         plot_all(analysed, tmp_path / "file")
 
 

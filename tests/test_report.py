@@ -294,5 +294,5 @@ def test_mistakes_are_one_line(analysed: tuple[Analysis, Path], tmp_path: Path) 
     with pytest.raises(UserError, match=r"missing\.png.*scaling plot"):
         write_report(analysis, tmp_path, [tmp_path / "missing.png"])
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_report(analysis, tmp_path / "file")

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from tiny import TINY
 
 from scaling.sealed import read_sealed
 
@@ -39,8 +40,6 @@ def tables(root):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, text_folder):
     """Results of a tiny sweep that nobody disturbed, with its sweep file."""
-    from conftest import TINY
-
     folder = tmp_path_factory.mktemp("undisturbed")
     sweep = folder / "tiny.toml"
     sweep.write_text(TINY.format(corpus=text_folder))

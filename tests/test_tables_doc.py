@@ -11,6 +11,7 @@ from analysis.groups import GROUP_COLUMNS
 from analysis.tables import analyse
 from analysis.task_laws import COLUMNS as TASK_COLUMNS
 from scaling.canaries import Exposure
+from scaling.cli.early import COLUMNS as EARLY_COLUMNS
 from scaling.evaluation.table import COLUMNS as EVALUATION_COLUMNS
 from scaling.tables import CURVE_COLUMNS, DOMAIN_COLUMNS, RUN_COLUMNS
 
@@ -38,6 +39,7 @@ def test_every_column_is_documented_once(tmp_path: Path) -> None:
         "evaluation": sorted(EVALUATION_COLUMNS),
         "task_laws": sorted(TASK_COLUMNS),
         "models": sorted(["model", "params_non_embedding", "params_total", "loss", "loss_se"]),
+        "early": sorted(EARLY_COLUMNS),
         "canaries": sorted(["run_id", *Exposure.__struct_fields__]),
     }
     assert {name: sorted(columns) for name, columns in documented().items()} == expected

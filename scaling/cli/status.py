@@ -35,7 +35,7 @@ def status_command(arguments: argparse.Namespace) -> int:
     rows = run_rows(Folder(arguments.results), resolved)
     if arguments.json:
         names = ("run_id", "trunk_id", "status", "role", "reason", "tokens", "loss")
-        print(json.dumps([{name: row[name] if row[name] != "" else None for name in names} for row in rows], indent=1))
+        print(json.dumps([{name: None if row.get(name, "") == "" else row[name] for name in names} for row in rows], indent=1))
         return 0
     for row in rows:
         if row["status"] != "done":

@@ -1,7 +1,6 @@
-"""A small sweep, what it comes to undisturbed, and how it is run on a cluster (the sweep and the comparison are those of `faults`)."""
+"""The small sweep of the fault drills, trained undisturbed."""
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
+
+from launcher import report
 
 from faults.bench import Bench
 
@@ -22,21 +23,3 @@ def bench(tmp_path_factory) -> Bench:
     made.set_up()
     report(f"undisturbed, local workers: {time.monotonic() - began:.0f} s")
     return made
-
-
-def report(line: str) -> None:
-    """A figure of this run, for docs/clusters.md."""
-    print(f"\n  {line}", file=sys.__stderr__, flush=True)
-
-
-def ended(bench: Bench, results: Path, launcher: subprocess.Popen) -> list[str]:
-    """Wait for a launcher and return what is wrong with its tables."""
-    output = launcher.communicate(timeout=400)[1]
-    return bench.check(results, subprocess.CompletedProcess(launcher.args, launcher.returncode, "", output))
-
-
-def start(bench: Bench, results: Path, *more: str, environment: dict[str, str]) -> subprocess.Popen:
-    """Begin `scaling run` of the sweep."""
-    whole = {**bench.environment(), **environment}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(bench.command(results, *more), cwd=bench.home, env=whole, stdout=subprocess.DEVNULL, stderr=pipe, text=True)

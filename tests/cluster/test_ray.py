@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ended, report, start
+from launcher import ended, report, start
 from ray_nodes import RayNodes, missing
 
 from faults.bench import Bench, claimed, wait_for
