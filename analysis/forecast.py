@@ -110,9 +110,12 @@ def score(forecast: Mapping[str, Any], observed: float, *, folder: str | Path | 
     if folder is not None:
         path = Path(folder) / "forecasts" / "scores" / f"{forecast['forecast_id']}.json"
         if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))["observed"]
-            if before != observed:
-                notes.append(f"scored before against {before:.6g}; that score stands in {path.name}")
+            try:
+                before = float(json.loads(path.read_text(encoding="utf-8"))["observed"])
+                changed = f"scored before against {before:.6g}; that score stands in {path.name}" if before != observed else ""
+            except (ValueError, KeyError, TypeError):
+                changed = f"its first score is damaged ({path.name})"
+            notes.append(changed)
         else:
             found = {"forecast_id": forecast["forecast_id"], "observed": observed, "relative_error": error, "verdict": verdict}
             write_text(path, json.dumps({**found, "scored_at": _now()}, indent=1) + "\n")

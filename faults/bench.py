@@ -144,7 +144,7 @@ def tables(root: Path) -> dict[str, list]:
     """Every table of a results folder without timing columns."""
     found: dict[str, list] = {}
     for path in sorted(root.glob("*.csv")):
-        with open(path, newline="") as file:
+        with open(path, newline="", errors="replace") as file:
             found[path.name] = [{key: value for key, value in row.items() if key not in TIMING} for row in csv.DictReader(file)]
     if (root / "curves.parquet").exists():
         found["curves.parquet"] = duckdb.sql(f"SELECT * FROM '{root}/curves.parquet' ORDER BY ALL").fetchall()

@@ -22,7 +22,7 @@ from scaling.corpus import cache_folder
 from scaling.deaths import Deaths, reached
 from scaling.engines import Engine, NothingGained
 from scaling.environment import keep_freed_memory, platform_of_workers, visible_gpus, worker_environment
-from scaling.forecasts import forecast_hash
+from scaling.forecasts import forecast_of, mend_forecasts
 from scaling.plan import Trunk, group_trunks
 from scaling.record import Folder, Resolved, read_failure, read_resolved, read_result
 from scaling.stopping import Stop
@@ -45,7 +45,7 @@ def pending_trunks(folder: Folder, resolved: Resolved) -> list[Trunk]:
 
 def is_released(folder: Folder, trunk: Trunk) -> bool:
     """Whether a trunk may be trained: always when fitted; a hold-out only once all its runs are forecast."""
-    return trunk.role != "holdout" or all(forecast_hash(folder, run.run_id) for run in trunk.runs)
+    return trunk.role != "holdout" or all(forecast_of(folder, run.run_id) for run in trunk.runs)
 
 
 # ---------------------------------------------------------------- settings of a worker
@@ -189,4 +189,5 @@ def check_results(folder: Folder, resolved: Resolved, *, notify: Callable[[str],
         finished += intact
         if there and not intact:
             notify(f"damaged run set aside, to be trained again: {folder.run(run.run_id)}")
+    mend_forecasts(folder, resolved, notify=notify)
     return finished

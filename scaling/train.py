@@ -27,7 +27,7 @@ from scaling.config import RunConfig, TrunkConfig
 from scaling.corpus import Corpus
 from scaling.environment import environment
 from scaling.evaluate import compile_evaluation, held_out_losses
-from scaling.forecasts import forecast_hash
+from scaling.forecasts import COPY, forecast_of
 from scaling.mesh import agreed, on_host, place_state
 from scaling.plan import Trunk
 from scaling.program import LOG_EVERY, NEVER, State, compile_training, multiplier_at, program_of, rates_of, schedule_of
@@ -251,8 +251,11 @@ class Trainer:
             (staged / name).write_bytes(data)
         (staged / "metrics.jsonl").write_bytes(encode_metrics(points))
         config = msgspec.to_builtins(run)
-        forecast = forecast_hash(self.folder, run.run_id)
-        (staged / "config.json").write_text(json.dumps({**config, "forecast": forecast}, indent=1, sort_keys=True))
+        forecast = forecast_of(self.folder, run.run_id)
+        if forecast:
+            (staged / COPY).write_bytes(forecast.read_bytes())
+        name = forecast.stem if forecast else None
+        (staged / "config.json").write_text(json.dumps({**config, "forecast": name}, indent=1, sort_keys=True))
         (staged / "environment.json").write_text(json.dumps(environment(), indent=1, sort_keys=True))
         record = {
             "run_id": run.run_id,

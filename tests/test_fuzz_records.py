@@ -104,7 +104,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def look(root: Path) -> None:
     """What `scaling status`, the tables and a query do with a folder."""
-    from scaling.forecasts import forecast_hash
+    from scaling.forecasts import forecast_of
     from scaling.launch import check_results, pending_trunks
     from scaling.record import Folder, read_resolved
     from scaling.tables import write_tables
@@ -116,7 +116,7 @@ def look(root: Path) -> None:
     assert {row["status"] for row in rows} <= {"done", "diverged", "failed", "running", "missing"}
     assert len(rows) == len(resolved.runs)
     for run in resolved.runs:
-        forecast_hash(folder, run.run_id)
+        forecast_of(folder, run.run_id)
     assert query(root, "SELECT count(*) AS n FROM runs").n[0] == len(rows)
     read_curves(root)
     read_runs(root)

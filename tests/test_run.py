@@ -92,6 +92,22 @@ def test_a_finished_sweep_trains_nothing_and_changes_nothing(undisturbed):
     assert tables(root) == before
 
 
+def test_a_forecast_that_was_changed_or_lost_is_restored_from_the_record_of_its_run(undisturbed, tmp_path):
+    import shutil
+
+    sweep, root, _ = undisturbed
+    shutil.copytree(root, tmp_path / "tiny")
+    (forecast,) = (tmp_path / "tiny" / "forecasts").glob("*.json")
+    registered = forecast.read_bytes()
+    better = registered.replace(b'"threshold_relative_error": 0.5', b'"threshold_relative_error": 0.9')
+    for found in (better, registered[:100], None):
+        forecast.unlink() if found is None else forecast.write_bytes(found)
+        again = scaling("run", sweep, "--results", tmp_path)
+        assert again.returncode == 0 and "forecast restored as it was registered" in again.stderr
+        assert forecast.read_bytes() == registered and tables(tmp_path / "tiny") == tables(root)
+    assert forecast.with_name(f"{forecast.name}.damaged-1").read_bytes() == better  # what was there stays visible
+
+
 def test_killed_at_random_moments_the_tables_are_the_same(undisturbed, tmp_path):
     """kill -9 of the launcher (its workers follow it), ten times, then once to the end."""
     sweep, root, _ = undisturbed
