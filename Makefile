@@ -5,9 +5,10 @@ SWEEP ?= sweeps/quickstart.toml
 TORCH := torch==2.13.0 numpy==2.4.6
 HF := transformers==5.24.0
 RAY := ray>=2.50
+AUDIT := pip-audit==2.10.1 detect-secrets==1.5.0
 EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser extras ray run test test-hf test-cluster check fuzz bench bench-torch coverage faults lock reference clean
+.PHONY: help setup browser extras ray run test test-hf test-cluster check audit fuzz bench bench-torch coverage faults lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -19,6 +20,7 @@ help:
 	@echo "make ray     Ray, for scaling run --executor ray"
 	@echo "make test-cluster  sweeps on a real Slurm of one node and a real Ray of two, killed and restarted (minutes; skipped where they are missing)"
 	@echo "make check   formatting, lint, types"
+	@echo "make audit   known weaknesses of the pinned dependencies (asks osv.dev), secrets in the files"
 	@echo "make fuzz    more than 100,000 bad inputs: sweep files, tables, formulas, SQL, corpus files, record folders"
 	@echo "make bench   timings of this machine"
 	@echo "make bench-torch  the same beside PyTorch, in an environment of its own (needs a C++ compiler; half an hour)"
@@ -73,6 +75,18 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 
+# Apart from the tests: it needs the network, and what it says changes without a change here.
+audit: .venv-audit/ready
+	@git ls-files -z -- ':!results' ':!*.lock' ':!*.ipynb' ':!*.png' | xargs -0 .venv-audit/bin/detect-secrets-hook && echo "no secrets found"
+	@for lock in requirements*.lock; do \
+	.venv-audit/bin/pip-audit --progress-spinner off --disable-pip --require-hashes --vulnerability-service osv --requirement $$lock || exit 1; done
+
+.venv-audit/ready:
+	@echo "setting up .venv-audit"
+	@test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check $(AUDIT)
+	@touch .venv-audit/ready
+
 # More than 100,000 new inputs; memory is limited, so that a statement that escapes its limit ends the test, not the machine.
 fuzz: setup
 	@ulimit -v 8000000; SCALING_FUZZ=full $(BIN)/python -m pytest tests/test_fuzz_*.py --timeout 0 --hypothesis-show-statistics
@@ -120,4 +134,4 @@ lock:
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-hf.lock
 
 clean:
-	rm -rf .venv .venv-torch .venv-hf .venv-lock .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-torch .venv-hf .venv-lock .venv-audit .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -18,6 +18,10 @@ from analysis.errors import UserError
 
 Array = np.ndarray
 PARAMETERS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
+# A weak prior in units of the lowest loss, with rates over their peak and sums over the longest: medians, and standard deviations of logs.
+PRIOR = np.array([0.6, 0.25, 0.4, 0.1, 10.0, 0.5, 0.5])
+PRIOR_SD = np.array([0.25, 0.7, 0.35, 1.0, 1.5, 0.5, 0.5])
+LEVELS = np.array([1, 1, 0, 1, 0, 0, 0])  # which of them are losses
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def curve_errors(predicted: Array, losses: Array) -> CurveErrors:
     )  # fmt: skip
 
 
-def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str, float]:
+def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3, prior: float = 3e-3) -> dict[str, float]:
     """Fit the law to curves of one model under different schedules: least Huber loss of the residuals of log loss, all parameters above 0.
 
     Parameters
@@ -98,6 +102,8 @@ def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str
         Some with a constant and some with a falling rate, else B, C, beta and gamma are not identified.
     delta : float
         Huber's; the paper's by default.
+    prior : float
+        Standard deviation of a logged point, relative, against which `PRIOR` is weighed; 0 for none.
 
     Raises
     ------
@@ -106,9 +112,10 @@ def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str
 
     Notes
     -----
-    Bounded least squares with an exact Jacobian from four starts; a minute for three curves of up to 24,000 steps. On the published curves
-    the optimum lies 2 to 13 times below the objective at the published parameters, and far from them: B, C, beta and gamma form a flat
-    valley, so that curves say little about them one by one.
+    Bounded least squares with an exact Jacobian from four starts; a minute for three curves of up to 24,000 steps. Without a prior the
+    optimum on the published curves lies 2 to 13 times below the objective at the published parameters, and far from them: B, C, beta and
+    gamma form a flat valley, and schedules that were not fitted are predicted worse than from a point on the way down
+    (benchmarks/curve_law.py).
     """
     schedules = [Schedule.read(curve.learning_rates, curve.steps) for curve in curves]
     losses = np.concatenate([np.asarray(curve.losses, dtype=np.float64) for curve in curves])
@@ -122,8 +129,10 @@ def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3) -> dict[str
         values = np.exp(theta)
         loss, slopes = zip(*(loss_and_slopes(dict(zip(PARAMETERS, values, strict=True)), schedule) for schedule in scaled), strict=True)
         predicted = np.concatenate(loss)
-        return np.log(predicted / losses), np.concatenate(slopes) * values / predicted[:, None]
+        left = np.concatenate([np.log(predicted / losses), prior * (theta - median) / PRIOR_SD])
+        return left, np.concatenate([np.concatenate(slopes) * values / predicted[:, None], np.diag(prior / PRIOR_SD)])
 
+    median = np.log(PRIOR * np.where(LEVELS, losses.min(), 1.0))
     drop = losses.max() - losses.min()
     low, high = np.log([1e-3, 1e-6, 0.01, 1e-6, 1e-3, 0.01, 0.01]), np.log([losses.min(), 1e3, 3.0, 1e6, 1e12, 3.0, 3.0])
     runs = [

@@ -16,13 +16,10 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import norm
 
-from analysis.curve_law import PARAMETERS, Curve, Schedule, loss_and_slopes
+from analysis.curve_law import LEVELS, PARAMETERS, PRIOR, PRIOR_SD, Curve, Schedule, loss_and_slopes
 from analysis.errors import UserError
 
 Array = np.ndarray
-SHARED = np.array([0.7, 0.35, 1.0, 1.5, 0.5, 0.5])  # prior sd of log A, alpha, B, C, beta, gamma
-ALPHA, STRETCH, BEND = 0.4, 10.0, 0.5  # prior medians of alpha, C, and of beta and gamma
-A_SHARE, FLOOR_SHARE, FLOOR_SD = 0.25, 0.6, 0.25  # A and L0 as shares of the lowest loss
 RATE_POWER = (0.2, 0.2)  # mean and sd of the power of the rate by which A falls
 OWN_FLOOR, OWN_AMPLITUDE = 0.05, 0.1  # sd of a run's log L0 and log A about the common ones
 POINT_SD = 0.01  # of a logged training loss, relative
@@ -134,9 +131,9 @@ class _JointLaw:
             for curve in trial.curves
         ]
         low = float(np.exp(min(y.min() for *_, y in schedules)))
-        mean = np.log([A_SHARE * low, ALPHA, 0.1 * low, STRETCH, BEND, BEND, FLOOR_SHARE * low])
+        mean = np.roll(np.log(PRIOR * np.where(LEVELS, low, 1.0)), -1)  # log L0 comes last
         mean = np.concatenate([mean, [RATE_POWER[0]], np.zeros(2 * len(trials))])
-        sd = np.concatenate([SHARED, [FLOOR_SD, RATE_POWER[1]], np.full(len(trials), OWN_FLOOR), np.full(len(trials), OWN_AMPLITUDE)])
+        sd = np.concatenate([np.roll(PRIOR_SD, -1), [RATE_POWER[1]], np.full(len(trials), OWN_FLOOR), np.full(len(trials), OWN_AMPLITUDE)])
 
         def residuals(theta: Array) -> Array:
             law = cls(theta, trials, total)

@@ -18,7 +18,7 @@ def test_the_hash_is_that_of_the_text_on_any_machine(tmp_path):
         (tmp_path / f"{number:03}.txt").write_text(
             f"Document {number}.\n\n" + "".join(f"{number * k % 97} bottles, \u4e2d\u6587.\n" for k in range(60))
         )
-    assert corpora.prepare(str(tmp_path)).content_hash == "ac17510975be"  # found on another machine
+    assert corpora.prepare(str(tmp_path)).content_hash == "ac17510975be"  # pragma: allowlist secret (found on another machine)
 
 
 def test_no_text_is_in_both_splits(tmp_path):

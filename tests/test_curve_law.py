@@ -58,7 +58,7 @@ def test_noiseless_curves_give_their_parameters_back() -> None:
     rates = [schedule(kind, length) for kind, length in (("constant", 300), ("cosine", 300), ("step", 300), ("cosine", 600))]
     steps = [np.arange(25, len(r), 8) for r in rates]
     curves = [Curve(r, s, multi_power_loss(TRUTH, r, steps=s)) for r, s in zip(rates, steps, strict=True)]
-    found = fit_multi_power(curves)
+    found = fit_multi_power(curves, prior=0.0)
     assert list(found) == list(PARAMETERS)
     assert [found[name] for name in PARAMETERS] == pytest.approx([TRUTH[name] for name in PARAMETERS], rel=1e-3)
 
