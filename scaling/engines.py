@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -196,8 +197,10 @@ class Ray:
             raise UserError("--executor ray needs Ray: `make ray`, or pip install 'scaling-harness[ray]', here and on every node") from None
         if self.address:
             _check_address(self.address)
+        terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts one of its own there, with another exit code
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"--address {self.address}: no Ray cluster there ({first}); start one with `ray start --head`") from None
