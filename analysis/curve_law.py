@@ -93,7 +93,7 @@ def curve_errors(predicted: Array, losses: Array) -> CurveErrors:
     )  # fmt: skip
 
 
-def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3, prior: float = 3e-3) -> dict[str, float]:
+def fit_multi_power(curves: Sequence[Curve], *, delta: float = 1e-3, prior: float = 1e-2) -> dict[str, float]:
     """Fit the law to curves of one model under different schedules: least Huber loss of the residuals of log loss, all parameters above 0.
 
     Parameters

@@ -24,6 +24,8 @@ CONNECT_SECONDS = 5.0
 """How long a Ray address may take to answer."""
 DEFAULT_WORKERS = 8
 """Workers at once when nobody says how many; never more than there are free trunks."""
+GRACE_SECONDS = 10.0
+"""How long a cancelled Ray task may take to save its state."""
 MAX_STARTS = 3
 """So often workers are started without the sweep getting further."""
 
@@ -221,9 +223,12 @@ class Ray:
         print(f"Ray: {len(self.tasks)} workers", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End what still runs."""
-        for task in self.tasks:
-            self._ray.cancel(task, force=True)
+        """Ask what still runs to save and end; end it after a grace."""
+        for force in (False, True):
+            for task in self.tasks:
+                self._ray.cancel(task, force=force)
+            if self.tasks:
+                _, self.tasks = self._ray.wait(self.tasks, num_returns=len(self.tasks), timeout=GRACE_SECONDS)
         self.tasks = []
 
     def _hear(self, task: Any) -> None:
@@ -258,5 +263,12 @@ def run_worker(root: str) -> tuple[int, str]:
             process = subprocess.Popen([*worker_command(Path(root)), "--follow"], stdin=subprocess.PIPE, stdout=words, stderr=words)
     except OSError as error:
         return 2, f"{socket.gethostname()}: {error}; every node must see the results folder under this path"
-    code = process.wait()
-    return code, f"{log} ends: {last_line(log)}"
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)  # a cancelled task is interrupted between two of these, not within `wait`
+    except KeyboardInterrupt:
+        assert process.stdin is not None
+        process.stdin.close()  # the worker saves its state; Ray kills the children of a task that has ended
+        process.wait(timeout=GRACE_SECONDS)
+        raise
+    return process.returncode, f"{log} ends: {last_line(log)}"

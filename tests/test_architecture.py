@@ -72,6 +72,15 @@ def test_there_are_no_import_circles():
         visit(name)
 
 
+def test_every_module_has_its_place_in_the_readme():
+    house = (ROOT / "README.md").read_text().partition("## The house")[2]
+    for top in ("scaling", "analysis"):
+        missing = [
+            path.name for path in (ROOT / top).glob("*.py") if path.name != "__init__.py" and not re.search(rf"\b{path.stem}\b", house)
+        ]
+        assert not missing
+
+
 def test_no_file_outgrows_its_room():
     for top in ("scaling", "analysis"):
         for path in (ROOT / top).rglob("*.py"):

@@ -53,7 +53,7 @@ def test_a_node_dies(bench, cluster):
     assert ended(bench, results, launcher) == []
     report(f"Ray, one of two nodes killed: {time.monotonic() - began:.0f} s")
     assert logs(root).count(": complete after step ") == 5
-    assert cluster.nodes() == 1
+    assert wait_for(lambda: cluster.nodes() == 1)
     cluster.start_second()
 
 
