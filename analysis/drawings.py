@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.plot_parts import axis_name, draw_band, draw_forecasts, draw_points, ends_of, law_point, nearest, runs_of, tidy_forecasts
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from analysis.fitting import Fit
 
 LOSS = "loss, nats per token"
+MOST_TRUNKS = 100  # more curves than this are a carpet
 AXES = {"N": "parameters N", "D": "training tokens D", "C": "training compute C = 6ND, FLOPs"}
 
 
@@ -53,19 +54,19 @@ def draw_loss_curves(curves: Frame, ax: Axes, *, sizes: dict[str, float]) -> Axe
     levels = sorted(frame.N.unique())
     colors = dict(zip(levels, sequential(levels), strict=True))
     ends: dict[float, list[float]] = {}
+    finals = frame[frame.loss.notna()]
+    frame = frame[frame.trunk_id.isin(drawn_trunks(frame))]
     # Branches share their trunk's points: each is drawn once.
     trunk = frame[frame.phase != "cooldown"].drop_duplicates(["trunk_id", "step"])
-    before: dict[str, Frame] = {}
-    for trunk_id, line in trunk.groupby("trunk_id"):
-        before[str(trunk_id)] = _smooth(line)
-        _curve(ax, before[str(trunk_id)], color=colors[line.N.iloc[0]], alpha=0.45)
-    for _, line in frame[frame.phase == "cooldown"].groupby("run_id"):
-        smooth = _smooth(line)
-        left = before.get(str(line.trunk_id.iloc[0]))
-        if left is not None:
-            smooth = pd.concat([left[left.step < smooth.step.min()].tail(1), smooth])
-        _curve(ax, smooth, color=colors[line.N.iloc[0]], alpha=1.0)
-    finals = frame[frame.loss.notna()]
+    before = {line.name: line for line in _lines(trunk, "trunk_id")}
+    for line in before.values():
+        ax.plot(line.tokens, line.losses, color=colors[line.size], linewidth=1.2, alpha=0.45)
+    trunks = dict(zip(frame.run_id, frame.trunk_id, strict=True))
+    for line in _lines(frame[frame.phase == "cooldown"], "run_id"):
+        tokens, losses, left = line.tokens, line.losses, before.get(str(trunks[line.name]))
+        if left is not None and (earlier := np.flatnonzero(left.steps < line.steps[0])).size:
+            tokens, losses = np.append(left.tokens[earlier[-1]], tokens), np.append(left.losses[earlier[-1]], losses)
+        ax.plot(tokens, losses, color=colors[line.size], linewidth=1.2)
     for size, group in finals.groupby("N"):
         ax.plot(
             group.tokens,
@@ -97,15 +98,41 @@ def _ticks(start: float, tokens: Frame) -> list[float]:
     return ticks
 
 
-def _smooth(line: Frame) -> Frame:
-    """Smooth the train loss by a running geometric mean over an eighth of the line and at most 9 points."""
-    line = line.sort_values("step")
-    window = max(1, min(9, len(line) // 8))
-    return line.assign(train_loss=np.exp(np.log(line.train_loss).rolling(window, center=True, min_periods=1).mean()))
+def drawn_trunks(curves: Frame) -> list[str]:
+    """Trunks whose curves are drawn: all, or `MOST_TRUNKS` of them evenly by N."""
+    trunks = curves.drop_duplicates("trunk_id").sort_values(["N", "trunk_id"]).trunk_id.tolist()
+    kept = np.unique(np.linspace(0, len(trunks) - 1, min(MOST_TRUNKS, len(trunks))).astype(int)) if trunks else []
+    return [trunks[i] for i in kept]
 
 
-def _curve(ax: Axes, line: Frame, *, color: Any, alpha: float) -> None:
-    ax.plot(line.tokens, line.train_loss, color=color, linewidth=1.2, alpha=alpha)
+class _Line(NamedTuple):
+    """A stretch of a curve, in the order of steps; losses smoothed."""
+
+    name: str
+    size: float
+    steps: np.ndarray
+    tokens: np.ndarray
+    losses: np.ndarray
+
+
+def _lines(frame: Frame, by: str) -> Iterator[_Line]:
+    """Curves of a frame with the columns of `by`, N, step, tokens, train_loss."""
+    frame = frame.sort_values([by, "step"])
+    names = frame[by].to_numpy()
+    sizes, steps, tokens, losses = (frame[name].to_numpy(dtype=np.float64) for name in ("N", "step", "tokens", "train_loss"))
+    for own in np.split(np.arange(len(frame)), np.flatnonzero(names[1:] != names[:-1]) + 1):
+        if len(own):
+            yield _Line(str(names[own[0]]), float(sizes[own[0]]), steps[own], tokens[own], _smooth(losses[own]))
+
+
+def _smooth(losses: np.ndarray) -> np.ndarray:
+    """Running geometric mean over an eighth of the points and at most 9."""
+    window = max(1, min(9, len(losses) // 8))
+    earlier, later = window // 2, (window - 1) // 2  # as pandas centres a window
+    sums = np.concatenate([[0.0], np.cumsum(np.log(losses))])
+    places = np.arange(len(losses))
+    first, end = np.maximum(places - earlier, 0), np.minimum(places + later + 1, len(losses))
+    return np.exp((sums[end] - sums[first]) / (end - first))
 
 
 def draw_loss_against(fit: Fit, ax: Axes, *, axis: str, forecasts: Frame | None = None) -> Axes:

@@ -127,8 +127,11 @@ def _curves(analysis: Analysis, rows: Frame) -> dict[str, Any]:
         return {}
     curves = read_curves(analysis.runs.folder, about=CURVE_ROWS)
     curves = curves[curves["run_id"].isin(rows["run_id"].astype(str)) & (curves["train_loss"] > 0)]
+    curves = curves.sort_values(["run_id", "step"])
+    names, columns = curves["run_id"].to_numpy(), [curves[name].to_numpy() for name in ("tokens", "train_loss")]
     found = {}
-    for run_id, line in curves.sort_values("step").groupby("run_id"):
-        kept = line.iloc[np.unique(np.linspace(0, len(line) - 1, CURVE_POINTS).astype(int))]
-        found[str(run_id)] = [[float(f"{v:.{CURVE_DIGITS}g}") for v in kept[name]] for name in ("tokens", "train_loss")]
+    for own in np.split(np.arange(len(names)), np.flatnonzero(names[1:] != names[:-1]) + 1):
+        if len(own):
+            kept = own[np.unique(np.linspace(0, len(own) - 1, CURVE_POINTS).astype(int))]
+            found[str(names[own[0]])] = [[float(f"{v:.{CURVE_DIGITS}g}") for v in column[kept].tolist()] for column in columns]
     return found

@@ -172,7 +172,7 @@ def sequential(values: Sequence[float] | np.ndarray, *, within: Sequence[float] 
     ends = logs if within is None else np.log(np.asarray(within, dtype=np.float64))
     span = np.ptp(ends)
     shares = np.clip((logs - ends.min()) / span, 0, 1) if span > 0 else np.full(len(logs), 0.4)
-    return [tuple(map(float, colormaps["viridis"](BRIGHTEST * share))) for share in shares]  # pyright: ignore[reportReturnType]
+    return [tuple(color) for color in colormaps["viridis"](BRIGHTEST * shares).tolist()]
 
 
 def levels_of(values: Sequence[float] | np.ndarray, *, most: int = MOST_LEVELS) -> tuple[list[float], bool]:

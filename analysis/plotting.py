@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.drawings import draw_loss_against, draw_loss_curves, draw_residuals, draw_returns
+from analysis.drawings import MOST_TRUNKS, draw_loss_against, draw_loss_curves, draw_residuals, draw_returns
 from analysis.drawings_compute import draw_approaches, draw_isoflop, draw_loss_against_compute, usable_budgets
 from analysis.drawings_runs import draw_coordinates, draw_noise, draw_rate_law, draw_rates, draw_windows
 from analysis.errors import UserError
@@ -150,9 +150,11 @@ def _loss_curves(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     }
     if not curves.run_id.isin(list(sizes)).any():
         return
+    trunks = curves[curves.run_id.isin(list(sizes))].trunk_id.nunique()
+    few = f" Lines of {MOST_TRUNKS} of {trunks:,} trunks, evenly by N." if trunks > MOST_TRUNKS else ""
     figure, (ax,) = new_figure(
         caption="Lines: train loss, running mean; pale: trunk at constant rate, strong: cooldowns. "
-        f"Points: held-out loss where a run ends. Colour: {analysis.runs.n_column} (N)."
+        f"Points: held-out loss where a run ends. Colour: {analysis.runs.n_column} (N).{few}"
     )
     draw_loss_curves(curves, ax, sizes=sizes)
     title(ax, "Loss curves: trunks and their cooldowns")

@@ -1,5 +1,6 @@
 """`runs.csv` and `curves.parquet`, rebuilt from the run folders; and the status of every run."""
 
+import contextlib
 import csv
 import io
 import os
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
+import numpy as np
 import pandas as pd
 from msgspec import UNSET
 
@@ -32,6 +35,7 @@ RUN_COLUMNS += ["precision", "population", "micro_batches"]  # of the devices: d
 DOMAIN_COLUMNS = "run_id,group,domain,share,loss,loss_se,bits_per_byte".split(",")
 CURVE_COLUMNS = "run_id,trunk_id,phase,step,tokens,flops,train_loss,loss,learning_rate,grad_norm".split(",")
 CURVE_TYPES = dict.fromkeys(CURVE_COLUMNS, "DOUBLE") | dict.fromkeys(CURVE_COLUMNS[:3], "VARCHAR") | {"step": "BIGINT", "tokens": "BIGINT"}
+POINT_NUMBERS = ("step", "tokens", "train_loss", "learning_rate", "grad_norm")
 RUNS_AT_A_TIME = 200
 
 
@@ -135,23 +139,50 @@ def _timing_columns(result: dict[str, Any]) -> dict[str, float]:
 
 def curve_rows(folder: Folder, runs: list[RunConfig]) -> pd.DataFrame:
     """Every logged point of runs that ended: their part of the trunk, then their cooldown; `loss` at the last point only."""
-    columns: dict[str, list[Any]] = {name: [] for name in CURVE_COLUMNS}
+    ended, parts = [], []
     for run in runs:
         result = read_result(folder, run.run_id, files=False)
-        points = read_metrics(folder.run(run.run_id) / "metrics.jsonl") if result else []
-        if result and points:
-            columns["run_id"] += [run.run_id] * len(points)
-            columns["trunk_id"] += [run.trunk_id] * len(points)
-            for name in ("phase", "step", "tokens", "train_loss", "learning_rate", "grad_norm"):
-                columns[name] += [point.get(name) for point in points]
-            columns["flops"] += [float(training_flops_per_token(run.trunk.model))] * len(points)  # a token
-            columns["loss"] += [None] * (len(points) - 1) + [result.get("loss")]
-    texts = {name: pd.Series(columns[name], dtype=object) for name in ("run_id", "trunk_id", "phase")}
+        columns = _points(folder.run(run.run_id) / "metrics.jsonl") if result else {}
+        if result and len(columns["step"]):
+            loss = np.full(len(columns["step"]), np.nan)
+            loss[-1] = np.nan if result.get("loss") is None else result["loss"]
+            flops = columns["tokens"] * float(training_flops_per_token(run.trunk.model))
+            ended.append(run)
+            parts.append({**columns, "loss": loss, "flops": flops})
+    if not parts:
+        return pd.DataFrame(columns=CURVE_COLUMNS)
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    owner = np.repeat(np.arange(len(parts)), [len(part["step"]) for part in parts])
+    texts = {name: np.array([getattr(run, name) for run in ended], dtype=object)[owner] for name in ("run_id", "trunk_id")}
+    return pd.DataFrame({**texts, **whole})[CURVE_COLUMNS]
+
+
+class _Point(msgspec.Struct):
+    """A line of metrics.jsonl as it is written."""
+
+    phase: str
+    step: int
+    tokens: int
+    train_loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+_LINES = msgspec.json.Decoder(_Point)
+
+
+def _points(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a metrics.jsonl; what is no number is NaN."""
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        points = _LINES.decode_lines(path.read_bytes())
+        numbers = {name: np.array([getattr(point, name) for point in points], dtype=np.float64) for name in POINT_NUMBERS}
+        return {"phase": np.array([point.phase for point in points], dtype=object), **numbers}
+    rows = read_metrics(path)  # cut off, or with values that JSON proper does not know
     numbers = {
-        name: pd.to_numeric(pd.Series(values, dtype=object), errors="coerce") for name, values in columns.items() if name not in texts
+        name: pd.to_numeric(pd.Series([row.get(name) for row in rows], dtype=object), errors="coerce").to_numpy(np.float64)
+        for name in POINT_NUMBERS
     }
-    frame = pd.DataFrame({**texts, **numbers})[CURVE_COLUMNS]
-    return frame.assign(flops=frame["tokens"] * frame["flops"])
+    return {"phase": np.array([row.get("phase") for row in rows], dtype=object), **numbers}
 
 
 def write_tables(root: Path, resolved: Resolved) -> list[dict[str, Any]]:
