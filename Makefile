@@ -8,7 +8,7 @@ RAY := ray>=2.50
 AUDIT := pip-audit==2.10.1 detect-secrets==1.5.0
 EXTRAS := sacrebleu rouge-score ipykernel nbclient nbformat
 
-.PHONY: help setup browser extras ray run test test-hf test-cluster check audit fuzz bench bench-torch coverage faults lock reference clean
+.PHONY: help setup browser extras ray run test test-hf test-cluster check docs audit fuzz bench bench-torch coverage faults lock reference clean
 
 help:
 	@echo "make setup   environment in .venv/ from the pinned lock"
@@ -19,7 +19,8 @@ help:
 	@echo "make test-hf  exported models against torch and transformers, in an environment of its own (a download of 300 MB, once)"
 	@echo "make ray     Ray, for scaling run --executor ray"
 	@echo "make test-cluster  sweeps on a real Slurm of one node and a real Ray of two, killed and restarted (minutes; skipped where they are missing)"
-	@echo "make check   formatting, lint, types"
+	@echo "make check   formatting, lint, types, links"
+	@echo "make docs    the documentation as a site: build/site/index.html"
 	@echo "make audit   known weaknesses of the pinned dependencies (asks osv.dev), secrets in the files"
 	@echo "make fuzz    more than 100,000 bad inputs: sweep files, tables, formulas, SQL, corpus files, record folders"
 	@echo "make bench   timings of this machine"
@@ -74,6 +75,12 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
+	@$(BIN)/python docs/check_links.py
+
+docs: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/site
+	@echo "site: build/site/index.html"
 
 # Apart from the tests: it needs the network, and what it says changes without a change here.
 audit: .venv-audit/ready
@@ -126,6 +133,8 @@ lock:
 	@.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra text --extra text-files --universal --generate-hashes --python-version 3.11 --no-header --quiet -o requirements.lock
 	@echo "playwright>=1.50" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-browser.lock
+	@printf "sphinx\nfuro\nmyst-parser\nsphinx-mathjax-offline\n" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
+	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-docs.lock
 	@printf "%s\n" $(EXTRAS) | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
 	--python-version 3.11 --no-header --quiet --no-annotate -o requirements-extras.lock
 	@echo "$(RAY)" | .venv-lock/bin/uv pip compile - --constraint requirements.lock --universal --generate-hashes \
