@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from scaling.config import UserError
-from scaling.engines import Patience, Slurm
+from scaling.engines import EngineFailed, NothingGained, Patience, Slurm
 
 
 @pytest.fixture
@@ -70,6 +70,41 @@ def test_bad_values(slurm_commands, arguments, said):
 def test_path_that_a_script_cannot_hold(slurm_commands):
     with pytest.raises(UserError, match="line breaks"):
         Slurm(slurm_commands / "a\nb", 2)
+
+
+@pytest.mark.parametrize("log", [None, "no such partition"])
+def test_jobs_that_end_in_vain_are_given_up(slurm_commands, monkeypatch, log):
+    """A Slurm whose jobs end at once: three arrays are submitted, each for as many workers as trunks are free, then the reason is told."""
+    monkeypatch.setattr("scaling.engines.ASK_SECONDS", 0.0)
+    (slurm_commands / "bin" / "sbatch").write_text(f'#!/bin/sh\necho "$2" >> {slurm_commands}/submitted\necho "$$;cluster"\n')
+    (slurm_commands / "bin" / "squeue").write_text("#!/bin/sh\nexit 0\n")
+    root = slurm_commands / "grid"
+    root.mkdir()
+    if log:
+        (root / "slurm-1_0.log").write_text(f"first\n{log}\n")
+    engine = Slurm(root, 4)
+    engine.keep(0, "nothing free")
+    for _ in range(3):
+        engine.keep(2, "no further")
+    with pytest.raises(NothingGained if log else UserError, match=log or "nodes must see this folder"):
+        engine.keep(2, "no further")
+    assert len((slurm_commands / "submitted").read_text().split()) == 3
+    assert "--array=0-1" in directives((root / "slurm.sh").read_text())
+
+
+def test_a_submission_that_is_refused_is_told_and_a_silent_controller_is_waited_for(slurm_commands, monkeypatch):
+    monkeypatch.setattr("scaling.engines.ASK_SECONDS", 0.0)
+    root, refused = slurm_commands / "grid", "#!/bin/sh\necho 'Invalid account' >&2\nexit 1\n"
+    root.mkdir()
+    (slurm_commands / "bin" / "sbatch").write_text(refused)
+    with pytest.raises(EngineFailed, match="sbatch: Invalid account"):
+        Slurm(root, 4).keep(1, 0)
+    engine = Slurm(root, 4, job="7")
+    (slurm_commands / "bin" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    engine.keep(1, 0)  # submits nothing: the job may be running
+    (slurm_commands / "bin" / "squeue").write_text("#!/bin/sh\necho 'Invalid job id specified' >&2\nexit 1\n")
+    with pytest.raises(EngineFailed, match="Invalid account"):
+        engine.keep(1, 0)
 
 
 def test_patience_counts_starts_in_vain():
