@@ -82,6 +82,11 @@ def names_in_exponents(expression: Expression) -> set[str]:
     return found
 
 
+def short(text: str) -> str:
+    """Quote a formula for a message of one line."""
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+
+
 def parse(text: str) -> Expression:
     """Parse a formula.
 
@@ -95,7 +100,7 @@ def parse(text: str) -> Expression:
     try:
         statements = ast.parse(text.strip().replace("^", "**"), mode="exec").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(f"formula {text!r} is not understood; write arithmetic such as E + A/N^alpha + B/D^beta") from None
+        raise UserError(f"formula {short(text)} is not understood; write arithmetic such as E + A/N^alpha + B/D^beta") from None
     body: list[tuple[str, ast.expr]] = []
     names: dict[str, None] = {}
     for at, statement in enumerate(statements, start=1):
@@ -105,7 +110,7 @@ def parse(text: str) -> Expression:
         elif not last and isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name) and len(statement.targets) == 1:
             body.append((statement.targets[0].id, statement.value))
         else:
-            raise UserError(f"formula {text!r}: allowed are `name = ...;` parts and, last, one expression")
+            raise UserError(f"formula {short(text)}: allowed are `name = ...;` parts and, last, one expression")
         _check(statement.value, text, names, {name for name, _ in body[:-1]})
     if not body:
         raise UserError("the formula is empty; write arithmetic such as E + A/N^alpha + B/D^beta")
@@ -115,7 +120,7 @@ def parse(text: str) -> Expression:
 def _check(node: ast.expr, text: str, names: dict[str, None], known: Collection[str], depth: int = 0) -> None:
     """Let arithmetic through and refuse everything else; collect free names."""
     if depth > 60:
-        raise UserError(f"formula {text!r} is nested too deeply")
+        raise UserError(f"formula {short(text)} is nested too deeply")
     if isinstance(node, ast.Constant) and type(node.value) in (int, float) and abs(node.value) < 1e300:  # pyright: ignore[reportArgumentType]
         return
     if isinstance(node, ast.Name):
@@ -134,7 +139,7 @@ def _check(node: ast.expr, text: str, names: dict[str, None], known: Collection[
                 _check(argument, text, names, known, depth + 1)
             return None
     part = ast.unparse(node)
-    raise UserError(f"formula {text!r}: {part!r} is not allowed; use numbers, names, {OPERATORS} and {', '.join(FUNCTIONS)}")
+    raise UserError(f"formula {short(text)}: {part!r} is not allowed; use numbers, names, {OPERATORS} and {', '.join(FUNCTIONS)}")
 
 
 def _evaluate(node: ast.expr, known: Mapping[str, Jet]) -> Jet:

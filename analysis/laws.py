@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from analysis.errors import UserError
-from analysis.expression import Expression, names_in_exponents, parse
+from analysis.expression import Expression, names_in_exponents, parse, short
 from analysis.formula import Formula, Parameter
 from analysis.frames import Frame
 from analysis.powers import PowerSum, power_sum
 
+MOST_PARAMETERS = 30  # of a user's law: second derivatives grow as their square
 VARIABLES = ("N", "D", "C", "U")  # parameters, tokens seen, training FLOPs, unique tokens
 Seeds = Callable[[Mapping[str, float], Frame], list[dict[str, float]]]
 
@@ -311,7 +312,7 @@ def get_law(text: str, columns: Collection[str] = ()) -> Law:
     if text in LAWS:
         return LAWS[text]
     if re.fullmatch(r"[\w.-]*", text):
-        raise UserError(f"law {text!r} is unknown; allowed: {', '.join(LAWS)}, or a formula such as 'E + A*N**-alpha + B*D**-beta'")
+        raise UserError(f"law {short(text)} is unknown; allowed: {', '.join(LAWS)}, or a formula such as 'E + A*N**-alpha + B*D**-beta'")
     formula, _, conditions = text.partition("|")
     expression = parse(formula.strip())
     form = power_sum(expression)
@@ -321,10 +322,12 @@ def get_law(text: str, columns: Collection[str] = ()) -> Law:
     if form is not None and set(form[0]) == set(variables):
         names = list(form[1])
     if not names:
-        raise UserError(f"formula {text!r} has no free parameter; its names {', '.join(variables)} are all columns")
+        raise UserError(f"formula {short(text)} has no free parameter; its names {', '.join(variables)} are all columns")
+    if len(names) > MOST_PARAMETERS:
+        raise UserError(f"formula {short(text)} has {len(names)} free parameters; at most {MOST_PARAMETERS} are fitted")
     unknown = sorted(set(bounds) - set(names))
     if unknown:
-        raise UserError(f"formula {text!r}: {unknown[0]} has bounds but is no parameter; parameters: {', '.join(names)}")
+        raise UserError(f"formula {short(text)}: {unknown[0]} has bounds but is no parameter; parameters: {', '.join(names)}")
     exponents = names_in_exponents(expression)
     free = tuple(_guess(name, bounds.get(name), powers=form is not None, exponent=name in exponents) for name in names)
     return Law(text.strip(), formula.strip(), free, "written by the user", tuple(v for v in variables if v not in VARIABLES))

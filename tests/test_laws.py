@@ -284,3 +284,10 @@ def test_every_preset_says_where_it_is_from_and_predicts() -> None:
             continue
         assert set(preset.params) == set(preset.law.parameters)
         assert 1.5 < float(preset.predict(N=1e9, D=2e10, C=1.2e20, U=2e10)) < 4.5
+
+
+def test_a_formula_of_too_many_parameters_is_refused_in_a_short_line():
+    long = "+".join(f"a{i}*N**-b{i}" for i in range(40))
+    with pytest.raises(UserError, match="has 80 free parameters; at most 30 are fitted") as told:
+        get_law(long)
+    assert len(str(told.value)) < 200
