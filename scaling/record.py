@@ -81,15 +81,33 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
+def put_in_place(made: Path, path: Path) -> None:
+    """Rename a finished file to its name.
+
+    Raises
+    ------
+    UserError
+        A folder has that name.
+    """
+    try:
+        os.replace(made, path)
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder where a file is to be written; move it away") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic, readable JSON with sorted keys."""
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=1) + b"\n")
+    write_atomic(path, _readable(value))
+
+
+def _readable(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=1) + b"\n"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -121,7 +139,7 @@ def set_aside(path: Path) -> Path:
 def publish_run(staged: Path, target: Path, result: dict[str, Any]) -> None:
     """Complete a staged run folder with its checksums and rename it into place."""
     result = {**result, "files": {path.name: _sha256(path.read_bytes()) for path in sorted(staged.iterdir())}}
-    write_json(staged / "result.json", {**result, "checksum": _checksum(result)})
+    (staged / "result.json").write_bytes(_readable({**result, "checksum": _checksum(result)}))
     for path in staged.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())

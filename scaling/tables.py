@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from scaling.budget import Guard
 from scaling.config import RunConfig
 from scaling.mixture import domain_shares, unique_tokens
 from scaling.plan import Trunk, flops_spent, group_trunks
-from scaling.record import Folder, Resolved, folder_lock, read_failure, read_metrics, read_result, write_atomic
+from scaling.record import Folder, Resolved, folder_lock, put_in_place, read_failure, read_metrics, read_result, write_atomic
 from scaling.text_axes import group_of
 from scaling.timings import OVERHEAD, read_timings
 
@@ -224,7 +223,7 @@ def _write_curves(folder: Folder, resolved: Resolved, path: Path) -> None:
         made = Path(scratch, path.name)
         parts = ", ".join(_literal(part) for part in sorted(Path(scratch).iterdir()))
         connection.execute(f"COPY (SELECT * FROM read_parquet([{parts}])) TO {_literal(made)} (FORMAT parquet)")
-        os.replace(made, path)
+        put_in_place(made, path)
 
 
 def _literal(path: Path) -> str:

@@ -191,3 +191,19 @@ def test_what_a_killed_writer_left_of_a_file_goes_when_it_is_written_again(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.csv.124.tmp", ".b.csv.123.tmp", "a.csv"]
     with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "a.csv" / "b", "")
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "curves.parquet"])
+def test_a_folder_in_the_place_of_a_table_is_named(tmp_path, name):
+    from synthetic import write_records
+
+    from scaling.config import UserError as Mistake
+    from scaling.record import read_resolved
+    from scaling.tables import write_tables
+
+    root = write_records(tmp_path / "tiny")
+    (root / name).unlink(missing_ok=True)
+    (root / name).mkdir()
+    with pytest.raises(Mistake, match=f"{name}: is a folder where a file is to be written"):
+        write_tables(root, read_resolved(root))
+    assert not [path for path in root.iterdir() if path.name.endswith(".tmp") or path.name.startswith(".curves-")]
