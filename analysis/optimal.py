@@ -243,7 +243,8 @@ def _split(source: Fit | Preset, flops: np.ndarray, served: float, unique_tokens
     law = source.law
     params = sample(source) if isinstance(source, Fit) else {name: np.array([[value]]) for name, value in source.params.items()}
     n, d = split_budget(law, params, flops, served=served, unique_tokens=unique_tokens)
-    found = (n, d, d / n, law.predict(params, **point(n, d, unique_tokens)))
+    with np.errstate(over="ignore"):  # a split that runs away is infinite, and shown as such
+        found = (n, d, d / n, law.predict(params, **point(n, d, unique_tokens)))
     bands = (np.array([band(column, _level(source)) for column in values[1:].T]) for values in found)
     return _Split(*(values[0] for values in found), *bands)
 

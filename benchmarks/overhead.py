@@ -46,9 +46,8 @@ def main() -> None:
         total = sum(account.values())
         for kind, spent in sorted(account.items(), key=lambda item: -item[1]):
             print(f"{kind:14} {spent:8.1f} s  {spent / total:6.1%}")
-        print(
-            f"training code (training and evaluation): {(account['training'] + account['evaluation']) / total:.1%}; the command took {seconds:.0f} s"
-        )
+        share = (account["training"] + account["evaluation"]) / total
+        print(f"training code (training and evaluation): {share:.1%}; the command took {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -169,11 +169,12 @@ import jax, jax.numpy as jnp, optax
 from scaling.registry import register_optimizer
 
 def hurt(config):
-    """Adam whose update at step `at` is multiplied by `factor` in models of width 16."""
+    """Adam whose update at step `at` is multiplied by `factor` (0: is NaN) in models of width 16."""
     options = dict(config.options)
+    hurting = options["factor"] or jnp.nan
     def update(updates, state, parameters=None):
         wide = parameters["embedding"].shape[-1] == 16
-        factor = jnp.where(state + 1 == options["at"], options["factor"], 1.0) if wide else 1.0
+        factor = jnp.where(state + 1 == options["at"], hurting, 1.0) if wide else 1.0
         return jax.tree.map(lambda u: u * factor, updates), state + 1
     return optax.chain(optax.scale_by_adam(), optax.GradientTransformation(lambda parameters: jnp.zeros((), jnp.int32), update))
 
@@ -187,7 +188,7 @@ def injected(bench: Bench, tries: int) -> Row:
     outcomes, seen = [], []
     environment = {"PYTHONPATH": os.pathsep.join([str(bench.home), os.environ.get("PYTHONPATH", "")]), "SCALING_PLUGINS": "drill_hurt"}
     found = {}
-    for name, factor in (("healthy", "1.0"), ("nan", "nan"), ("spike", "300.0")):
+    for name, factor in (("healthy", "1.0"), ("nan", "0.0"), ("spike", "300.0")):
         rates = "\n".join(f"{which}learning_rate = 0.01" for which in ("", "embedding_", "head_"))
         options = f'optimizer = "hurt"\noptions = {{ at = 700, factor = {factor} }}\n{rates}'
         sweep = bench.home / f"{name}.toml"

@@ -1,6 +1,7 @@
 """Reading a sweep file: TOML -> a checked `Sweep`; what is wrong is said in one line."""
 
 import codecs
+import math
 import os
 import re
 import tomllib
@@ -90,6 +91,10 @@ def _check_sweep(sweep: Sweep) -> None:
     """Cross-field rules that types cannot say."""
     for where, values in (("model.d_model", sweep.model.d_model), ("data.tokens", sweep.data.tokens)):
         _check_axis(where, values)
+    for where, options in (("model.options", sweep.model.options), ("training.options", sweep.training.options)):
+        for name, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{where}: {name} = {value} cannot be recorded; write a finite number, or text")
     if sweep.tune:
         for where in ("d_model", "rates", "tokens", "batch_tokens"):
             if (values := getattr(sweep.tune, where)) is not None:

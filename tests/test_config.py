@@ -32,6 +32,7 @@ BAD = {
     ),
     "escaping name": (GOOD.replace('"x"', '"../x"'), "name"),
     "broken TOML": (GOOD + "[model\n", "not valid TOML"),
+    "an option that no record can hold": (GOOD + "[training]\noptions = { a = nan }\n", "training.options: a = nan cannot be recorded"),
     "rate out of range": (GOOD + "[training]\nlearning_rate = nan\n", "training.learning_rate"),
 }
 
