@@ -90,7 +90,10 @@ def query(folder: str | Path, sql: str, *, max_rows: int = MAX_ROWS, time_limit:
     # A daemon thread, because a call inside DuckDB may not notice an interrupt: the caller goes on when time is up, whatever happens.
     thread = threading.Thread(target=work, daemon=True)
     with at_most_more(ADDRESS_SPACE):
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no room for its stack
+            raise UserError("query: this process has no memory left for a statement; start it anew") from error
         thread.join(time_limit)
         late = thread.is_alive()
         if late:

@@ -87,4 +87,5 @@ def _band(parameter: str, estimate: float, sd: float, quantile: float) -> tuple[
         return sd, estimate - quantile * sd, estimate + quantile * sd
     if parameter == "E" or sd < 0.3:
         return estimate * sd, estimate * (1 - quantile * sd), estimate * (1 + quantile * sd)
-    return estimate * sd, estimate * float(np.exp(-quantile * sd)), estimate * float(np.exp(quantile * sd))
+    with np.errstate(over="ignore"):  # nothing is known of it: infinite, and shown as such
+        return estimate * sd, estimate * float(np.exp(-quantile * sd)), estimate * float(np.exp(quantile * sd))

@@ -28,7 +28,16 @@ Objective = Literal["softmax", "one_vs_rest"]
 
 
 class UserError(ValueError):
-    """A user's mistake: one line that says what, where, what is allowed and what to do. The CLI prints it and exits 2."""
+    """A user's mistake: one line that says what, where, what is allowed and what to do. The CLI prints it and exits 2.
+
+    What names of data make longer than `LONGEST` characters is cut in the middle: what to do stands at the end.
+    """
+
+    LONGEST = 2000
+
+    def __init__(self, text: str) -> None:
+        half = self.LONGEST // 2
+        super().__init__(text if len(text) <= self.LONGEST else f"{text[:half]} ... {text[-half:]}")
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

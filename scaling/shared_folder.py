@@ -25,6 +25,8 @@ PROCESSES = 2
 ROUNDS = 50
 PADDING = "x" * 20_000
 """A torn file would end within it."""
+PAUSE_SECONDS = 0.002
+"""Between reading and writing, with the lock: who is not kept out gets in between."""
 MEETING_SECONDS = 120.0
 LARGEST_SKEW = STALE_AFTER / 5
 """Seconds; a heartbeat is some `HEARTBEAT_SECONDS` old when it is read, and stale after `STALE_AFTER`."""
@@ -107,6 +109,7 @@ class Meeting:
         for _ in range(ROUNDS):
             with folder_lock(self.root, "count"):
                 number = json.loads(path.read_bytes())["number"] if path.exists() else 0
+                time.sleep(PAUSE_SECONDS)
                 began = time.perf_counter()
                 write_atomic(path, json.dumps({"number": number + 1, "padding": PADDING, "end": number + 1}).encode())
                 seconds.append(time.perf_counter() - began)

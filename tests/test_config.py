@@ -112,3 +112,11 @@ def test_every_shipped_sweep_resolves():
         assert isinstance(sweep, Sweep)
         assert resolve(sweep, corpus_hash="0")
         assert msgspec.json.decode(msgspec.json.encode(sweep), type=Sweep) == sweep
+
+
+def test_a_mistake_with_long_names_is_cut_but_ends_with_what_to_do(tmp_path, capsys):
+    path = tmp_path / "long.toml"
+    path.write_text(GOOD.replace('"python-stdlib"', f'["{"x" * 9000}", "{"y" * 9000}"]') + "[data.mixture]\ncode = 1.0\n")
+    assert main(["plan", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 2100
