@@ -1,6 +1,8 @@
 """A thousand trivial runs: which share of the workers' time is training code, and where the rest goes.
 
-Run: .venv/bin/python benchmarks/overhead.py [SEEDS]      (default 50 seeds: 1,000 runs on 100 trunks; some minutes)
+Run: .venv/bin/python benchmarks/overhead.py [SEEDS [LONGER]]
+
+Default 50 seeds: 1,000 runs on 100 trunks, some minutes. LONGER multiplies the tokens of every run (default 1).
 
 A real `scaling run`; the parts are the workers' own account (provenance.json). Evaluation counts as training code: it is part of a run.
 """
@@ -20,7 +22,7 @@ d_model = [8, 16]
 n_layers = 1
 sequence_length = 64
 [data]
-tokens = ["16k", "24k", "32k", "48k", "64k", "96k", "128k", "192k", "256k", "384k"]
+tokens = {tokens}
 [training]
 seeds = {seeds}
 batch_tokens = 512
@@ -35,10 +37,11 @@ bootstrap = 100
 
 def main() -> None:
     """Print the account."""
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    seeds, longer = (int(text) for text in [*sys.argv[1:], *("50", "1")[len(sys.argv) - 1 :]])
+    tokens = [longer * 1000 * thousands for thousands in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)]
     with tempfile.TemporaryDirectory() as home:
         sweep = Path(home, "trivial.toml")
-        sweep.write_text(SWEEP.format(seeds=seeds))
+        sweep.write_text(SWEEP.format(seeds=seeds, tokens=tokens))
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", "scaling.cli.main", "run", str(sweep), "--results", home], check=True)
         seconds = time.monotonic() - began
