@@ -138,6 +138,20 @@ def _skaling_seeds(base: Mapping[str, float], frame: Frame) -> list[dict[str, fl
     return [*_scaled(base, (0.3, 0.45, 0.7, 1.0)), *_scaled(lower, (0.35, 0.6, 1.0))]
 
 
+def _bounded_seeds(base: Mapping[str, float], frame: Frame) -> list[dict[str, float]]:
+    """From Chinchilla: both terms as it has them at the runs' geometric centre, under ceilings that make their slopes steeper."""
+    n, d, top = *(float(np.exp(np.log(frame[name]).mean())) for name in ("N", "D")), float(frame["loss"].max())
+    of_n, of_d = base["A"] * n ** -base["alpha"], base["B"] * d ** -base["beta"]
+    found = []
+    for ceiling in (1.15 * top, 1.6 * top, 3.0 * top):
+        left = max(ceiling - base["E"] - of_n - of_d, 0.1 * top)  # u = (L - E) / (E0 - L)
+        for steeper in (1.0, 1.6):
+            alpha, beta = steeper * base["alpha"], steeper * base["beta"]
+            start = {"E": base["E"], "E0": ceiling, "A": of_n / left * n**alpha, "B": of_d / left * d**beta, "alpha": alpha, "beta": beta}
+            found.append({name: max(value, 1e-200) for name, value in start.items()})
+    return found
+
+
 def _kaplan_seeds(base: Mapping[str, float], frame: Frame) -> list[dict[str, float]]:
     """Kaplan's L(N, D): one-variable slopes of the log loss, with N_c and D_c where each term alone would give the loss."""
     del base
@@ -266,6 +280,14 @@ def _several_variables() -> list[Law]:
             "Skaling law (2026): Chinchilla's terms under a common outer power",
             simpler="chinchilla",
             seeds=_skaling_seeds,
+        ),
+        Law(
+            "bounded",
+            "u = A/N^alpha + B/D^beta; E + (E0 - E)*u/(1 + u)",
+            (*_positive(E=(0.5, 3.0), E0=(3.0, 20.0), A=_SCALE, B=_SCALE), *_powers(alpha=_EXPONENT, beta=_EXPONENT)),
+            "M4 (Alabdulmohsin et al. 2022, arXiv:2209.06640) with a = 1 and a term each of N and D: (L - E)/(E0 - L) = A/N^alpha + B/D^beta",
+            simpler="chinchilla",
+            seeds=_bounded_seeds,
         ),
         Law(
             "muennighoff",

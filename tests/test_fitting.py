@@ -178,7 +178,7 @@ def bound_problem(law: str, *, linear: bool = False, above: float = 1.0) -> Prob
 
 
 @pytest.mark.parametrize(
-    "law", ["power-n", "chinchilla", "chinchilla-tied", "skaling", "kaplan-nd", "bnsl-d", "m4-n", "log-linear", "muennighoff"]
+    "law", ["power-n", "chinchilla", "chinchilla-tied", "skaling", "bounded", "kaplan-nd", "bnsl-d", "m4-n", "log-linear", "muennighoff"]
 )
 @pytest.mark.parametrize(("delta", "linear", "above"), [(0.05, False, 1.0), (np.inf, True, 1.0), (0.05, True, 10.0)])
 def test_derivatives_are_those_of_the_objective(law: str, delta: float, linear: bool, above: float) -> None:
