@@ -112,7 +112,8 @@ class Session:
         training = whole - self.seconds.get("analysis", 0.0)
         lines = [f"training {clock(training)}, analysis {clock(whole - training)}; {clock(expected.seconds)} were expected for both"]
         if self.laps:
-            lines.append(f"time of {self.workers} workers: {describe(self.worker_seconds)}")
+            whose = f"{self.workers} workers" if self.workers else "workers started elsewhere"
+            lines.append(f"time of {whose}: {describe(self.worker_seconds)}")
             command = {name: self.seconds[name] for name in ("preparation", "forecast", "analysis") if name in self.seconds}
             spread = self.resolved.sweep.devices.spread
             known = learn(read_calibration(self.workers, spread), self.laps, **command)
