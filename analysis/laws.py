@@ -285,7 +285,7 @@ def _several_variables() -> list[Law]:
             "bounded",
             "u = A/N^alpha + B/D^beta; E + (E0 - E)*u/(1 + u)",
             (*_positive(E=(0.5, 3.0), E0=(3.0, 20.0), A=_SCALE, B=_SCALE), *_powers(alpha=_EXPONENT, beta=_EXPONENT)),
-            "M4 (Alabdulmohsin et al. 2022, arXiv:2209.06640) with a = 1 and a term each of N and D: (L - E)/(E0 - L) = A/N^alpha + B/D^beta",
+            "M4 (Alabdulmohsin et al. 2022, arXiv:2209.06640) with a = 1 and terms of N and D: (L - E)/(E0 - L) = A/N^alpha + B/D^beta",
             simpler="chinchilla",
             seeds=_bounded_seeds,
         ),
