@@ -80,7 +80,7 @@ def draw_windows(windows: Frame, ax: Axes, *, parameter: str) -> Axes:
 
 
 def draw_rates(rows: Frame, table: Frame, ax: Axes) -> Axes:
-    """Draw the loss over the rate of every chosen cell, relative to its best, with its parabola and minimum.
+    """Draw the loss over the rate of every chosen cell, relative to its best, with its parabola and minimum; ▲ lies above the picture.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def draw_rates(rows: Frame, table: Frame, ax: Axes) -> Axes:
     cells = table[table["chosen"].astype(bool)].sort_values(["params_non_embedding", "tokens"])
     sizes = distinct(cells["params_non_embedding"])
     colors = dict(zip(sizes, sequential(sizes), strict=True))
-    reach, ends = 0.3, []
+    reach, ends, points = 0.3, [], []
     for cell in cells.itertuples():
         color = colors[min(sizes, key=lambda size: abs(math.log(size / cell.params_non_embedding)))]
         same = (rows["params_non_embedding"] == cell.params_non_embedding) & (rows["tokens"] == cell.tokens)
@@ -101,7 +101,7 @@ def draw_rates(rows: Frame, table: Frame, ax: Axes) -> Axes:
             {"loss": float, "learning_rate": float}
         )
         best = cell.loss_best if math.isfinite(cell.loss_best) else float(runs["loss"].min())
-        ax.plot(runs["learning_rate"], 100 * (runs["loss"] / best - 1), "o", color=color, markersize=6, zorder=3)
+        points += [(rate, 100 * (loss / best - 1), color) for rate, loss in zip(runs["learning_rate"], runs["loss"], strict=True)]
         if not math.isfinite(cell.rate_best):
             continue
         rates = np.geomspace(float(cell.rate_low), float(cell.rate_high), 80)
@@ -109,8 +109,10 @@ def draw_rates(rows: Frame, table: Frame, ax: Axes) -> Axes:
         curve = 100 * np.expm1(bend * np.log(rates / cell.rate_best) ** 2)
         ax.plot(rates, curve, color=color, linewidth=1.7, zorder=2)
         ax.plot([cell.rate_best], [0], "D", color=color, markersize=8, markeredgecolor="white", zorder=5)
-        reach = max(reach, float(np.percentile(curve, 85)))
+        reach = max(reach, float(curve.max()))
         ends.append((float(curve[-1]), si(cell.params_non_embedding), color))
+    for rate, above, color in points:
+        ax.plot([rate], [min(above, 1.18 * reach)], "o" if above < 1.2 * reach else "^", color=color, markersize=6, zorder=3)
     ax.set_ylim(-0.12 * reach, 1.25 * reach)
     tried = rows["learning_rate"].astype(float)
     log_axis(ax, "x", limits=(float(tried.min()) / 1.15, float(tried.max()) * 1.15), formatter=lambda value: f"{value:g}")
@@ -155,7 +157,8 @@ def draw_rate_law(table: Frame, law: RateLaw, ax: Axes, *, axis: str) -> Axes:
         leaders=False,
     )
     axis_labels(ax, axis, "best rate")
-    words = f"{law.rate_at:.3g} at {si(law.params)} parameters, as N to the {-law.params_power:.2f}"
+    power = f"as N to the {-law.params_power:.2f}" if law.params_power else "one size only: no power of N"
+    words = f"{law.rate_at:.3g} at {si(law.params)} parameters, {power}"
     ax.annotate(words, (0.03, 0.05), xycoords="axes fraction", fontsize=SMALL, color=INK)
     return ax
 

@@ -22,7 +22,16 @@ from analysis.page_data import page_json
 from analysis.page_laws import MOST_DRAWS, law_record
 from analysis.returns import band, sample
 
-LAWS = ("chinchilla", "chinchilla-tied", "skaling", "bounded", "kaplan-nd", "muennighoff", "farseer", "E + A*N**-alpha + B*D**-beta*log(D) | E > 0")
+LAWS = (
+    "chinchilla",
+    "chinchilla-tied",
+    "skaling",
+    "bounded",
+    "kaplan-nd",
+    "muennighoff",
+    "farseer",
+    "E + A*N**-alpha + B*D**-beta*log(D) | E > 0",
+)
 DRIVER = """
 const { law: packed, places, budgets } = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const law = readLaw(packed);
