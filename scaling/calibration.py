@@ -186,7 +186,7 @@ def read_calibration(workers: int, spread: int = 1) -> Calibration:
     try:
         known = read_sealed(calibration_path(workers, spread))
         return msgspec.json.decode(known, type=Calibration) if known else Calibration()
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         return Calibration()
 
 

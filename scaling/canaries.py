@@ -105,7 +105,7 @@ def read_canaries(path: Path) -> list[Canary]:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Canary])
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--canaries {path}: {error}; `scaling corpus plant` writes canaries.json") from None
 
 

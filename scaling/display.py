@@ -87,7 +87,7 @@ def _recent_points(path: Path) -> list[dict[str, Any]]:
             file.seek(start)
             lines = file.read().split(b"\n")[1 if start else 0 : -1]
         return [msgspec.json.decode(line) for line in lines]
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         return []
 
 

@@ -191,7 +191,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(ValueError):
         return _LINES.decode_lines(data)
     points = []
     for line in data.splitlines():  # cut off, or with a NaN, which JSON proper does not know
@@ -226,7 +226,7 @@ def read_resolved(root: Path) -> Resolved:
         raise UserError(f"{root} is not a sweep's results folder (no sweep.resolved.json); `scaling run SWEEP.toml` makes one")
     try:
         return msgspec.json.decode(path.read_bytes(), type=Resolved)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:  # msgspec.MsgspecError is one, and so is text that is no UTF-8
         raise UserError(f"{path}: damaged or from another version ({error}); `scaling run SWEEP.toml` writes it anew") from None
 
 

@@ -172,7 +172,7 @@ _LINES = msgspec.json.Decoder(_Point)
 
 def _points(path: Path) -> dict[str, np.ndarray]:
     """Columns of a metrics.jsonl; what is no number is NaN."""
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         points = _LINES.decode_lines(path.read_bytes())
         numbers = {name: np.array([getattr(point, name) for point in points], dtype=np.float64) for name in POINT_NUMBERS}
         return {"phase": np.array([point.phase for point in points], dtype=object), **numbers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -135,16 +136,22 @@ PARTS = [
 ]
 
 
+def place_of(root: Path, part: str) -> Path:
+    """Where that file of a folder lies, of its first run and trunk."""
+    if part in ("result.json", "metrics.jsonl", "config.json"):
+        return sorted((root / "runs").iterdir())[0] / part
+    if part in ("claim", "failure.json"):
+        return sorted((root / "trunks").iterdir())[0] / part
+    return root / ("forecasts/0123456789ab.json" if part == "forecast" else part)
+
+
 @inputs(quick=40, full=10_000)
 @given(part=st.sampled_from(PARTS), data=st.data())
 def test_record_folders(whole: Path, tmp_path_factory: pytest.TempPathFactory, part: str, data: st.DataObject) -> None:
     root = tmp_path_factory.getbasetemp() / "damaged" / "tiny"
     shutil.rmtree(root.parent, ignore_errors=True)
     shutil.copytree(whole, root)
-    run = sorted((root / "runs").iterdir())[0]
-    trunk = sorted((root / "trunks").iterdir())[0]
-    path = {"claim": trunk / part, "failure.json": trunk / part, "forecast": root / "forecasts" / "0123456789ab.json"}.get(part)
-    path = path or (run / part if part in ("result.json", "metrics.jsonl", "config.json") else root / part)
+    path = place_of(root, part)
     before = path.read_bytes()
     if path.suffix == ".json" and data.draw(st.booleans()):
         path.write_text(json.dumps(data.draw(changed(json.loads(before)))))
@@ -157,3 +164,15 @@ def test_record_folders(whole: Path, tmp_path_factory: pytest.TempPathFactory, p
     with well_behaved(UserError, AnalysisError):
         look(root)
     assert not [found for found in root.rglob("*") if found.name.endswith(".tmp") or found.name.startswith(".curves-")]
+
+
+@pytest.mark.parametrize(("part", "name"), [("sweep.resolved.json", b"train_tokens"), ("metrics.jsonl", b"phase"), ("claim", b"pid")])
+def test_names_that_are_no_utf8(whole: Path, tmp_path: Path, part: str, name: bytes) -> None:
+    """Found by fuzzing: msgspec says UnicodeDecodeError of such a name, and its own error of such a value."""
+    root = tmp_path / "tiny"
+    shutil.copytree(whole, root)
+    path = place_of(root, part)
+    assert name in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(name, b"\xf4" + name, 1))
+    with contextlib.suppress(UserError, AnalysisError):
+        look(root)
