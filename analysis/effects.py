@@ -143,10 +143,22 @@ def _evidence(
         # The factor of [[noise, .], [columns', .]] holds columns' L^-T below L: what a solve would give, and the determinant beside it.
         factor = np.linalg.cholesky(bordered[: len(sd)])
         halves = factor[:, n:, :n]
-        gram = np.linalg.cholesky(halves @ halves.swapaxes(1, 2))
-        quadratic[part] = np.maximum(gram[:, p, p] ** 2, 1e-300)  # the squared pivot is what the law's derivatives leave of the residuals
-        log_weight[part] = -np.log(factor[:, diagonal, diagonal]).sum(axis=1) - np.log(gram[:, np.arange(p), np.arange(p)]).sum(axis=1)
+        pivots = _pivots(halves)
+        quadratic[part] = np.maximum(pivots[:, p] ** 2, 1e-300)  # the squared pivot is what the law's derivatives leave of the residuals
+        log_weight[part] = -np.log(factor[:, diagonal, diagonal]).sum(axis=1) - np.log(pivots[:, :p]).sum(axis=1)
     return quadratic, log_weight - 0.5 * degrees * np.log(quadratic)
+
+
+def _pivots(halves: Array) -> Array:
+    """Diagonals of the Cholesky factors of halves halves^T, (S, p + 1) of (S, p + 1, n).
+
+    Where the sd of the runs differ by many powers of ten the product is positive definite no more; then by QR, ten times as slow.
+    """
+    try:
+        found = np.linalg.cholesky(halves @ halves.swapaxes(1, 2))
+    except np.linalg.LinAlgError:
+        found = np.abs(np.linalg.qr(halves.swapaxes(1, 2), mode="r"))
+    return np.maximum(np.diagonal(found, axis1=1, axis2=2), 1e-150)
 
 
 def _prior_sample(alone: list[bool], *, misfit: bool, bend: bool, slope: float) -> tuple[Array, Array]:

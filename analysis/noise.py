@@ -134,10 +134,10 @@ def _sd_model(frame: Frame, log_n: Array, log_d: Array, variance: Array, degrees
     prior, spread = np.array([start, SLOPE_CENTRE, 0.0]), np.array([1e3, SLOPE_PRIOR, SLOPE_PRIOR_D])
     c = prior * has
     for _ in range(30):  # Newton on a convex function: 1/2 sum k (log v + s^2 / v) and the prior
-        ratio = variance * np.exp(-2 * design @ c)
+        ratio = variance * np.exp(np.minimum(-2 * design @ c, 300.0))
         gradient = design.T @ (degrees * (1 - ratio)) + (c - prior) / spread**2
         hessian = 2 * (design.T * (degrees * ratio)) @ design + np.diag(1 / spread**2)
-        move = -np.linalg.solve(hessian, gradient) * has
+        move = -np.linalg.lstsq(hessian, gradient)[0] * has  # sizes sixty powers of e apart leave one direction to the prior alone
         c = np.clip(c + np.clip(move, -1.0, 1.0), [start - 5, -2, -2], [start + 3, 2, 2])
         if np.abs(move).max() < 1e-9:
             break

@@ -106,7 +106,10 @@ def tuning_figures(table: Frame, rows: Frame) -> Iterator[tuple[str, Figure]]:
     tried = rows[rows["role"] == "tune"]
     law = rate_law(table)
     verdict = "" if law is not None else " Not every minimum lies between the rates tried: no law of the rate."
-    caption = "Loss on the tuning text. Lines: parabola in log rate through the best and two on either side. ◆ its minimum. ▲ above the picture." + verdict
+    caption = (
+        "Loss on the tuning text. Lines: parabola in log rate through the best and two on either side. ◆ its minimum. ▲ above the picture."
+        + verdict
+    )
     if table["n_stopped"].any():
         caption += " Runs that were stopped early have no point."
     figure, panels = new_figure(

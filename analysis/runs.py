@@ -23,6 +23,7 @@ LOSS_COLUMNS = ("loss", "L", "final_loss", "val_loss")
 U_COLUMNS = ("tokens_unique", "unique_tokens")
 LEAST_ROWS = 4
 LARGEST = 1e30  # of N, D, FLOPs and loss, and the least is 1 / LARGEST: powers of them stay numbers
+DECADES = 15  # between the least and the largest of a column: beyond, one row is in another unit, and no fit is well conditioned
 CURVE_ROWS = 300_000  # points of curves that a picture shows
 HOLDOUT_REASON = "holdout: scored, never fitted"
 COPY_REASON = "copy"
@@ -255,7 +256,14 @@ def _measured(table: Frame, column: str, chosen: np.ndarray, source: Path) -> np
     """Numbers of a column in the chosen rows, finite and above 0; NaN where the cell is empty or the row not chosen."""
     blank = is_blank(table[column]).to_numpy()
     cells = enumerate(table[column])
-    return np.array([_positive(text, i + 1, column, source) if chosen[i] and not blank[i] else math.nan for i, text in cells])
+    found = np.array([_positive(text, i + 1, column, source) if chosen[i] and not blank[i] else math.nan for i, text in cells])
+    known = found[np.isfinite(found)]
+    if len(known) and known.max() > 10.0**DECADES * known.min():
+        raise UserError(
+            f"{source}: column {column} goes from {known.min():g} to {known.max():g}; at most {DECADES} decades are allowed: is a row in "
+            f"another unit? correct it, or leave it out (--exclude '{column} > ...')"
+        )
+    return found
 
 
 def _positive(text: str, row: int, column: str, source: Path) -> float:

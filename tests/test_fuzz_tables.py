@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import true_loss, write_results
 
-from analysis import fit
+from analysis import bootstrap, fit
 from analysis.errors import UserError
 from analysis.expression import FUNCTIONS, parse
 from analysis.guards import check_runs
@@ -107,6 +107,15 @@ def test_tables_with_changed_cells(path: Path, data: bytes, condition: str | Non
     only(path.parent, path.name)
 
 
+@inputs(quick=10, full=3_000)
+@given(data=tables(), law=st.sampled_from(["chinchilla", "skaling", "bounded", "E + A*N**-a + B*D**-b | E > 0"]))
+def test_intervals_of_tables_with_changed_cells(path: Path, data: bytes, law: str) -> None:
+    path.write_bytes(data)
+    with well_behaved(UserError):
+        found = bootstrap(fit(get_law(law), read_runs(path)), draws=20)
+        assert found.draws is not None and np.isfinite(found.draws.to_numpy()).all()
+
+
 @inputs(quick=40, full=8_000)
 @given(data=damaged("\n".join(",".join(row) for row in WHOLE).encode()) | st.binary(max_size=200))
 def test_tables_that_are_damaged(path: Path, data: bytes) -> None:
@@ -179,6 +188,18 @@ def test_found_by_fuzzing(path: Path) -> None:
     path.write_text("\n".join(",".join(row) for row in [*WHOLE, ["a", "done", "fit", "1e300", "1e7", "3", "0", "x"]]))
     with pytest.raises(UserError, match="between 1e-30 and 1e"):
         read_runs(path)
+    path.write_text("\n".join(",".join(row) for row in [*WHOLE, ["a", "done", "fit", "1e30", "1e7", "3", "0", "x"]]))
+    with pytest.raises(UserError, match="at most 15 decades are allowed"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "skaling", "bounded"])
+@pytest.mark.parametrize("params", ["1e12", "1e19"])
+def test_one_run_in_another_unit(path: Path, law: str, params: str) -> None:
+    """Found by fuzzing: the noise of such runs spans as many powers of ten, and a Gram matrix of them is not positive definite in rounding."""
+    path.write_text("\n".join(",".join([*row[:3], params, *row[4:]] if i == 1 else row) for i, row in enumerate(WHOLE)))
+    found = bootstrap(fit(get_law(law), read_runs(path)), draws=20)
+    assert found.draws is not None and np.isfinite(found.draws.to_numpy()).all()
 
 
 # ---------------------------------------------------------------- SQL
