@@ -14,11 +14,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from scaling.config import RunConfig, Sweep, UserError
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     def facts_of(self, corpus_hash: str) -> dict[str, Any]:
         """Facts of one of the sweep's texts: counts, licence, version; `train_tokens`, `domain_tokens`, `entropy` where known."""
         return self.texts.get(corpus_hash, self.corpus_facts)
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a text's facts is computed with; all the others are only shown."""
+
+    train_tokens: Count = 0
+    train_bytes: Count = 0
+    domain_tokens: dict[str, Count] = {}
+    bytes_per_token: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    entropy: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 # ---------------------------------------------------------------- writing
@@ -225,7 +237,9 @@ def read_resolved(root: Path) -> Resolved:
     if not path.is_file():
         raise UserError(f"{root} is not a sweep's results folder (no sweep.resolved.json); `scaling run SWEEP.toml` makes one")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Resolved)
+        resolved = msgspec.json.decode(path.read_bytes(), type=Resolved)
+        msgspec.convert([resolved.corpus_facts, *resolved.texts.values()], list[Facts])
+        return resolved
     except ValueError as error:  # msgspec.MsgspecError is one, and so is text that is no UTF-8
         raise UserError(f"{path}: damaged or from another version ({error}); `scaling run SWEEP.toml` writes it anew") from None
 
