@@ -91,6 +91,14 @@ def test_flops_agree_with_the_compiler():
     assert ours <= training["flops"] <= 1.1 * ours
 
 
+@pytest.mark.parametrize("shape", [(24, 8), (96, 24), (256, 96), (512, 128)])
+def test_start_is_drawn_as_jax_draws_normal_numbers(shape):
+    """To the last bit, below and beyond the numbers of one program."""
+    key, scale = jax.random.key(3), shape[1] ** 0.5
+    expected = jax.jit(lambda: jax.random.normal(key, shape) / np.float32(scale))()
+    np.testing.assert_array_equal(model._normal(key, shape=shape, scale=scale), expected)
+
+
 def test_newton_schulz_maps_singular_values_by_its_polynomial_and_keeps_the_vectors():
     x = np.asarray(jax.random.normal(jax.random.key(0), (3, 16, 48)), np.float64)
     u, singular, vt = np.linalg.svd(x, full_matrices=False)
