@@ -16,6 +16,7 @@ import numpy as np  # isort: skip
 from scaling import fast, model
 from scaling.accounting import training_flops_per_token
 from scaling.config import ModelGrid
+from scaling.parameters import initial_parameters
 from scaling.plan import small_recipe
 
 BATCH, STEPS, ROUNDS = 4, 20, 7
@@ -29,7 +30,7 @@ def _seconds(function) -> float:
 
 def gradient_steps(loss, config):
     """A compiled loop of gradient steps (no optimizer), as a function of nothing."""
-    parameters = model.initial_parameters(config, 0)
+    parameters = initial_parameters(config, 0)
     windows = jnp.asarray(np.random.default_rng(0).integers(0, VOCAB, (BATCH, LENGTH + 1)), jnp.int32)
     gradient = jax.grad(lambda p: loss(config, p, windows).mean())
     loop = jax.jit(lambda p: jax.lax.fori_loop(0, STEPS, lambda _, p: jax.tree.map(lambda a, g: a - 1e-4 * g, p, gradient(p)), p))

@@ -31,8 +31,8 @@ import torch_process  # noqa: E402
 
 from scaling.accounting import count_parameters, training_flops_per_token  # noqa: E402
 from scaling.config import ModelConfig, Training  # noqa: E402
-from scaling.model import initial_parameters  # noqa: E402
 from scaling.optimizer import rate_multiplier  # noqa: E402
+from scaling.parameters import initial_parameters  # noqa: E402
 from scaling.plan import optimizer_of  # noqa: E402
 from scaling.program import LOG_EVERY, program  # noqa: E402
 

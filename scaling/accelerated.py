@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from scaling.config import ModelConfig
-from scaling.model import EPSILON, rotary_tables
+from scaling.parameters import EPSILON, rotary_tables
 
 if TYPE_CHECKING:  # 60 ms of a worker's start
     from jaxtyping import Array, Float, Int

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from msgspec import UNSET
 
-from scaling import accelerated, accounting, fast, model, objective
+from scaling import accelerated, accounting, fast, objective
 from scaling.config import ModelConfig, Precision
 from scaling.optimizer import GROUPS
+from scaling.parameters import initial_parameters
 from scaling.registry import MODELS, Architecture, architecture
 
 
@@ -20,7 +21,7 @@ def _counts(config: ModelConfig) -> tuple[int, int, int]:
 
 def _transformer(mean_loss: Callable, window_losses: Callable) -> Architecture:
     return Architecture(
-        initial_parameters=model.initial_parameters,
+        initial_parameters=initial_parameters,
         mean_loss=mean_loss,
         window_losses=window_losses,
         count_parameters=_counts,

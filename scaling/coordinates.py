@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-from flax import nnx
 
 from scaling.config import ModelConfig, Sweep, UserError
 from scaling.corpus import Corpus
@@ -42,9 +41,7 @@ class Change:
 
 def activations(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"]) -> dict[str, Float[Array, "*shape"]]:
     """What each part gives: embeddings, outputs of attention and MLP (all blocks), the last residual stream, logits."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
-    nnx.replace_by_pure_dict(state, parameters)
-    model = nnx.merge(graph, state)
+    model = Transformer(config, parameters)
     x = rms_norm(model.embedding[...][tokens])
     found: dict[str, list] = {"embedding": [x], "attention": [], "mlp": []}
     for block in model.blocks:

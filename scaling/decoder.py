@@ -23,8 +23,8 @@ from jax import lax
 from msgspec import UNSET
 
 from scaling.config import ModelConfig, Positive, Struct, UserError
-from scaling.model import EPSILON
 from scaling.objective import normalised
+from scaling.parameters import EPSILON
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int

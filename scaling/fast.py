@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from scaling.config import ModelConfig
-from scaling.model import EPSILON, rotary_tables
+from scaling.parameters import EPSILON, rotary_tables
 
 if TYPE_CHECKING:  # 60 ms of a worker's start
     from jaxtyping import Array, Float, Int
@@ -157,6 +157,7 @@ def _head_norm(x: Float[Array, "b h c t"]) -> Float[Array, "b h c t"]:
     return x * lax.rsqrt(jnp.mean(x * x, -2, keepdims=True) + EPSILON)
 
 
+@partial(jax.jit, static_argnames=("config", "batch"), inline=True)  # traced once, not once a layer; the program is the same
 def _block(block: dict, x: Float[Array, "d n"], *, config: ModelConfig, batch: int) -> Float[Array, "d n"]:
     d, n = x.shape
     heads, head_dim, length = config.n_heads, d // config.n_heads, n // batch

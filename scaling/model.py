@@ -6,7 +6,6 @@ a learned gain on the query (Henry et al. 2020), ReLU^2 MLP (So et al. 2021), un
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,12 +14,10 @@ import numpy as np
 from flax import nnx
 
 from scaling.config import ModelConfig
+from scaling.parameters import EPSILON, rotary_tables
 
 if TYPE_CHECKING:  # 60 ms of a worker's start
     from jaxtyping import Array, Float, Int
-
-EPSILON = 1e-6
-QUERY_GAIN = 1.5
 
 
 def rms_norm(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -28,49 +25,21 @@ def rms_norm(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + EPSILON)
 
 
-def rotary_tables(head_dim: int, length: int, *, base: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines, each (head_dim / 2, length) float32, of position x base^(-i / (head_dim / 2))."""
-    half = head_dim // 2
-    angles = np.outer(base ** (-np.arange(half) / half), np.arange(length))
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
 def _rotate(x: Float[Array, "b h t c"], cos: np.ndarray, sin: np.ndarray) -> Float[Array, "b h t c"]:
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos.T - second * sin.T, first * sin.T + second * cos.T], -1)
 
 
-@partial(jax.jit, static_argnames="count")
-def _drawn(key: Array, *, count: int) -> Float[Array, " count"]:
-    """Normal numbers over sqrt(2), by the formula of `jax.random.normal`; each depends on key and place alone, not on `count`."""
-    uniform = jax.random.uniform(key, (count,), minval=np.nextafter(np.float32(-1), np.float32(0)), maxval=1)
-    return jax.lax.erf_inv(uniform)
-
-
-@partial(jax.jit, static_argnames=("shape", "scale"))
-def _matrix(drawn: Float[Array, " count"], *, shape: tuple[int, int], scale: float) -> Float[Array, "o i"]:
-    return np.float32(2**0.5) * drawn[: shape[0] * shape[1]].reshape(shape) / np.float32(scale)
-
-
-def _normal(key: Array, *, shape: tuple[int, int], scale: float) -> Float[Array, "o i"]:
-    """Normal numbers over `scale`, the first of 4^k: one compiled program (a quarter of a second) serves all shapes of about a size."""
-    count = 4**7
-    while count < shape[0] * shape[1]:
-        count *= 4
-    return _matrix(_drawn(key, count=count), shape=shape, scale=scale)
-
-
 class Block(nnx.Module):
-    """Attention and MLP with residual connections; the matrices that write into the residual stream start at zero."""
+    """Attention and MLP with residual connections."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        d, f = config.d_model, config.d_ff
+    def __init__(self, config: ModelConfig, parameters: dict):
         self.config = config
-        self.query_key_value = nnx.Param(_normal(rngs(), shape=(3 * d, d), scale=d**0.5))
-        self.query_gain = nnx.Param(np.full((d // config.n_heads,), QUERY_GAIN, np.float32))
-        self.output = nnx.Param(np.zeros((d, d), np.float32))
-        self.up = nnx.Param(_normal(rngs(), shape=(f, d), scale=d**0.5))
-        self.down = nnx.Param(np.zeros((d, f), np.float32))
+        self.query_key_value = nnx.Param(parameters["query_key_value"])
+        self.query_gain = nnx.Param(parameters["query_gain"])
+        self.output = nnx.Param(parameters["output"])
+        self.up = nnx.Param(parameters["up"])
+        self.down = nnx.Param(parameters["down"])
 
     def attention(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Causal self-attention."""
@@ -94,12 +63,12 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens (batch, time) -> logits (batch, time, vocab)."""
+    """Tokens (batch, time) -> logits (batch, time, vocab), with the given parameters (`scaling.parameters`)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(_normal(rngs(), shape=(config.vocab_size, config.d_model), scale=1.0))
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.n_layers)])
-        self.head = nnx.Param(np.zeros((config.vocab_size, config.d_model), np.float32))
+    def __init__(self, config: ModelConfig, parameters: dict):
+        self.embedding = nnx.Param(parameters["embedding"])
+        self.blocks = nnx.List([Block(config, parameters["blocks"][index]) for index in range(config.n_layers)])
+        self.head = nnx.Param(parameters["head"])
 
     def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
         """Logits of the next token at every position."""
@@ -109,16 +78,9 @@ class Transformer(nnx.Module):
         return rms_norm(x) @ self.head[...].T
 
 
-def initial_parameters(config: ModelConfig, seed: int) -> dict:
-    """Parameters as a plain nested dict (the form that training, checkpoints and `scaling.fast` use)."""
-    return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(jax.random.key(seed))), nnx.Param))
-
-
 def apply(config: ModelConfig, parameters: dict, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
     """Logits of the reference model with the given parameters."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
-    nnx.replace_by_pure_dict(state, parameters)
-    return nnx.merge(graph, state)(tokens)
+    return Transformer(config, parameters)(tokens)
 
 
 def cross_entropy(config: ModelConfig, parameters: dict, windows: Int[Array, "b t1"]) -> Float[Array, "b t"]:

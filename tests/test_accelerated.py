@@ -8,6 +8,7 @@ import pytest
 from scaling import accelerated, model
 from scaling.architectures import architecture_of
 from scaling.config import ModelConfig, OptimizerConfig
+from scaling.parameters import initial_parameters
 from scaling.program import LOG_EVERY, Resident, program
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=4, d_ff=128, vocab_size=300, sequence_length=32)
@@ -28,7 +29,7 @@ def _perturbed(seed: int = 0) -> tuple[dict, jax.Array]:
     """Parameters away from the zeros of the start, and windows."""
     rng = np.random.default_rng(seed)
     parameters = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf + 0.05 * rng.standard_normal(leaf.shape, np.float32)), model.initial_parameters(CONFIG, seed)
+        lambda leaf: jnp.asarray(leaf + 0.05 * rng.standard_normal(leaf.shape, np.float32)), initial_parameters(CONFIG, seed)
     )
     return parameters, jnp.asarray(rng.integers(0, CONFIG.vocab_size, (4, CONFIG.sequence_length + 1)), jnp.int32)
 

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from scaling import fast, model
 from scaling.accounting import count_parameters, forward_flops_per_token, training_flops_per_token
 from scaling.config import ModelConfig, OptimizerConfig
 from scaling.optimizer import NEWTON_SCHULZ, make_optimizer, orthogonalize, rate_multiplier
+from scaling.parameters import initial_parameters
 
 SHAPES = [
     ModelConfig(d_model=16, n_layers=1, n_heads=2, d_ff=64, vocab_size=256, sequence_length=128),
@@ -18,7 +20,7 @@ SHAPES = [
 
 def random_parameters(config, seed=0):
     """Parameters away from the (partly zero) start, so that every path carries gradient."""
-    parameters = model.initial_parameters(config, seed)
+    parameters = initial_parameters(config, seed)
     leaves, tree = jax.tree.flatten(parameters)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     return jax.tree.unflatten(tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
@@ -44,9 +46,7 @@ def test_fast_model_agrees_with_the_readable_one(config):
 def test_loss_at_the_start_is_that_of_a_uniform_guess():
     config = SHAPES[0]
     windows = jnp.zeros((2, config.sequence_length + 1), jnp.int32)
-    assert float(jax.jit(partial(fast.mean_loss, config))(model.initial_parameters(config, 0), windows)) == pytest.approx(
-        np.log(256), rel=1e-6
-    )
+    assert float(jax.jit(partial(fast.mean_loss, config))(initial_parameters(config, 0), windows)) == pytest.approx(np.log(256), rel=1e-6)
 
 
 def test_no_token_sees_its_future():
@@ -62,7 +62,7 @@ def test_no_token_sees_its_future():
 
 @pytest.mark.parametrize("config", SHAPES)
 def test_parameters_are_those_of_the_model_and_of_hand_arithmetic(config):
-    parameters = model.initial_parameters(config, 0)
+    parameters = initial_parameters(config, 0)
     counted = count_parameters(config)
     assert counted.embedding == parameters["embedding"].size
     assert counted.unembedding == parameters["head"].size
@@ -79,7 +79,7 @@ def test_parameters_by_hand():
 
 def test_flops_agree_with_the_compiler():
     config = ModelConfig(d_model=64, n_layers=2, n_heads=4, d_ff=256, vocab_size=256, sequence_length=128)
-    parameters = model.initial_parameters(config, 0)
+    parameters = initial_parameters(config, 0)
     tokens = jnp.zeros((4, 128), jnp.int32)
     analysis = jax.jit(lambda p, t: model.apply(config, p, t)).lower(parameters, tokens).compile().cost_analysis()
     ours = sum(forward_flops_per_token(config).values()) * tokens.size
@@ -91,12 +91,15 @@ def test_flops_agree_with_the_compiler():
     assert ours <= training["flops"] <= 1.1 * ours
 
 
-@pytest.mark.parametrize("shape", [(24, 8), (96, 24), (256, 96), (512, 128)])
-def test_start_is_drawn_as_jax_draws_normal_numbers(shape):
+@pytest.mark.parametrize("width", [8, 24, 96, 128])
+def test_start_is_drawn_as_jax_draws_normal_numbers_from_flax_keys(width):
     """To the last bit, below and beyond the numbers of one program."""
-    key, scale = jax.random.key(3), shape[1] ** 0.5
-    expected = jax.jit(lambda: jax.random.normal(key, shape) / np.float32(scale))()
-    np.testing.assert_array_equal(model._normal(key, shape=shape, scale=scale), expected)
+    config = ModelConfig(d_model=width, n_layers=2, n_heads=1, d_ff=4 * width, vocab_size=256, sequence_length=16)
+    drawn, keys = initial_parameters(config, 3), nnx.Rngs(jax.random.key(3))
+    blocks = [(block[name], width**0.5) for block in drawn["blocks"].values() for name in ("query_key_value", "up")]
+    for matrix, scale in [(drawn["embedding"], 1.0), *blocks]:
+        expected = jax.jit(lambda key, shape=matrix.shape, scale=scale: jax.random.normal(key, shape) / np.float32(scale))(keys())
+        np.testing.assert_array_equal(matrix, expected)
 
 
 def test_newton_schulz_maps_singular_values_by_its_polynomial_and_keeps_the_vectors():
