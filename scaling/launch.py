@@ -5,7 +5,6 @@ start `scaling worker RESULTS` on machines that share the folder adds workers. H
 registered.
 """
 
-import gc
 import math
 import os
 import signal
@@ -61,7 +60,6 @@ def be_a_worker(*, cpu: int | None, dies_with_stdin: bool, cpu_devices: int = 1)
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.request(grace=TERMINATED_GRACE))
     keep_freed_memory()
-    gc.set_threshold(100_000)  # imports and tracing make many objects and little garbage: .15 s of a start
     os.environ.update(worker_environment(cpu_devices=cpu_devices))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

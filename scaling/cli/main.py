@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 a failure, 2 the user's mistake, 3 runs failed and rema
 """
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    gc.set_threshold(100_000)  # imports, tables and JAX's tracing make many objects and little garbage: 5 % of a command
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
