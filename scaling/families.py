@@ -3,7 +3,7 @@
 Llama (Touvron et al. 2023): RMSNorm with gains, rotary positions, gated SiLU MLP, no biases. GPT-2 (Radford et al. 2019): LayerNorm,
 learned positions, GELU MLP, biases. Both with a head of their own (untied). They are registered like a user's model (`scaling.registry`),
 compute with `scaling.decoder`, and are exported to Hugging Face as `LlamaForCausalLM` and `GPT2LMHeadModel`. Start: embedding of unit
-variance, matrices of variance 1 / inputs, those that write into the residual stream zero, as in `scaling.model`.
+variance, matrices of variance 1 / inputs, those that write into the residual stream zero, as in `scaling.parameters`.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Parameters of the transformer as they are drawn, and what its arrangements (`model`, `fast`, `accelerated`, `decoder`) share.
 
-Apart from the Flax model, whose import takes a quarter of a second of a worker's start.
+Apart from the Flax model: importing Flax would take a third of a second of a worker's start.
 """
 
 from __future__ import annotations

@@ -286,6 +286,11 @@ def test_workers_that_cannot_start_are_named(tiny_sweep, tmp_path):
     assert "Traceback" not in done.stderr and "no_such_device" in done.stderr + (tmp_path / "tiny" / "workers.log").read_text()
 
 
+def test_a_worker_starts_without_flax():
+    code = "import sys; import scaling.worker; assert not {'flax', 'pandas', 'scipy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_help_is_quick_because_it_imports_no_jax():
     code = "import sys; from scaling.cli.main import parser; parser(); assert not {'jax', 'pandas', 'scipy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
