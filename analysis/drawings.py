@@ -294,8 +294,9 @@ def draw_residuals(fit: Fit, ax: Axes, *, against: str, forecasts: Frame | None 
         color_bar(ax, values, key)
     if len(held) and against == "N":
         at = (float(held[-1]), float(percent[-1]))
+        towards_zero = 13 if at[1] < 0 else -13  # points: beside the star other runs may lie
         ax.annotate(
-            "hold-out", at, xytext=(-9, 0), textcoords="offset points", fontsize=SMALL, color=HOLDOUT, ha="right", path_effects=HALO,
-            va="center",
+            "hold-out", at, xytext=(6, towards_zero), textcoords="offset points", fontsize=SMALL, color=HOLDOUT, ha="right",
+            path_effects=HALO, va="center",
         )  # fmt: skip
     return ax
